@@ -1,0 +1,133 @@
+"""Run a command on a node without showing its input or output, and read all nodes at once.
+
+pyinfra prints commands at `-vv` and output at `-vvv`; what goes through here is printed at no verbosity,
+so secrets may be in standard input and standard output.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
+
+import gevent
+from gevent.lock import Semaphore
+from paramiko import SSHException
+from pyinfra.api.exceptions import PyinfraError
+from pyinfra.api.facts import get_fact
+from pyinfra.api.host import Host
+from pyinfra.api.state import State
+from pyinfra.context import ctx_host, ctx_state
+
+from roles.node.bundle import Bundle
+from roles.node.facts import Look, NodeFact, NodeState
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command on a node ended. `repr` hides the output."""
+
+    ok: bool
+    """Exit code 0."""
+    stdout: str = field(repr=False)
+    """Standard output."""
+    stderr: str = field(repr=False)
+    """Standard error, or why the command could not be run."""
+
+
+def run(host: Host, command: str, stdin: str = "", note: str | None = None, every: float = 15.0) -> Result:
+    """Run `command` on `host`, as root when the site says `sudo`; print nothing of it.
+
+    Args:
+        host: pyinfra's host; connected on demand.
+        command: POSIX shell; visible in the node's process list, so no secret may be in it.
+        stdin: fed to the command; may hold secrets.
+        note: if given, a progress line with this text and the seconds passed, every `every` seconds.
+        every: seconds between progress lines.
+    """
+    started = time.monotonic()
+
+    def tick() -> None:
+        while True:
+            gevent.sleep(every)
+            host.log(f"{note} ({time.monotonic() - started:.0f} s)")
+
+    ticker = gevent.spawn(tick) if note else None
+    try:
+        if not host.connected:
+            host.connect(raise_exceptions=True)
+        arguments: dict[str, Any] = {"_sudo": True} if host.data.get("_sudo") else {}
+        if stdin:
+            arguments["_stdin"] = stdin
+        ok, output = host.run_shell_command(command, print_output=False, print_input=False, **arguments)
+        return Result(ok, output.stdout, output.stderr)
+    except (TimeoutError, OSError, SSHException, EOFError, PyinfraError) as error:
+        return Result(False, "", f"the connection to {host.name} failed: {error}")
+    finally:
+        if ticker:
+            ticker.kill()
+
+
+def look(state: State, host: Host, bundle: Bundle) -> NodeState | str:
+    """Read one node: its state, or the reason why it could not be read."""
+    started = time.time()
+    try:
+        found: NodeState | None = get_fact(
+            state, host, NodeFact, kwargs={"look": Look(bundle)}, apply_failed_hosts=False
+        )
+    except (PyinfraError, ValueError, OSError, SSHException, EOFError) as error:
+        return str(error) or type(error).__name__
+    ended = time.time()
+    if found is None:
+        return "the node did not answer the question (see above)"
+    middle = (started + ended) / 2
+    return replace(found, clock_offset=found.clock - middle, clock_error=(ended - started) / 2)
+
+
+def look_all(state: State, bundles: Mapping[str, Bundle]) -> dict[str, NodeState | str]:
+    """Read every node of `bundles` at the same time, whether or not `--limit` selected it.
+
+    A node that was found unreachable earlier in this run is not tried again.
+    """
+
+    def one(host: Host) -> NodeState | str:
+        if host in state.failed_hosts and not host.connected:
+            return "it could not be reached"
+        with ctx_state.use(state), ctx_host.use(host):
+            return look(state, host, bundles[host.name])
+
+    hosts = [host for host in state.inventory if host.name in bundles]
+    jobs = {host.name: gevent.spawn(one, host) for host in hosts}
+    gevent.joinall(list(jobs.values()))
+    found: dict[str, NodeState | str] = {name: job.get() for name, job in jobs.items()}
+    return found
+
+
+class Once(Generic[T]):
+    """Compute something once per run, whichever node's greenlet comes first; the others wait for it.
+
+    pyinfra loads a deploy file in one greenlet per node; a plan for the whole site must be made once.
+    A failure is remembered too and raised for every node.
+    """
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._lock = Semaphore()
+        self._value: list[T] = []
+        self._error: Exception | None = None
+
+    def get(self) -> T:
+        """The value; the first caller makes it."""
+        with self._lock:
+            if self._error:
+                raise self._error
+            if not self._value:
+                try:
+                    self._value.append(self._make())
+                except Exception as error:
+                    self._error = error
+                    raise
+            return self._value[0]
