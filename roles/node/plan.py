@@ -29,7 +29,7 @@ class FileChange:
             return None
         return (
             f"{self.file.path} is a {self.found.kind} on the node; "
-            "replacing it could break whoever made it. Move it away, or put an ordinary file there, then run again."
+            "replacing it could break whoever made it. Move it away, then run again."
         )
 
     def summary(self) -> str:

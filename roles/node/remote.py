@@ -18,7 +18,7 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.facts import get_fact
 from pyinfra.api.host import Host
 from pyinfra.api.state import State
-from pyinfra.context import ctx_host, ctx_state
+from pyinfra.context import ctx_host
 
 from roles.node.bundle import Bundle
 from roles.node.facts import Look, NodeFact, NodeState
@@ -96,7 +96,7 @@ def look_all(state: State, bundles: Mapping[str, Bundle]) -> dict[str, NodeState
     def one(host: Host) -> NodeState | str:
         if host in state.failed_hosts and not host.connected:
             return "it could not be reached"
-        with ctx_state.use(state), ctx_host.use(host):
+        with ctx_host.use(host):
             return look(state, host, bundles[host.name])
 
     hosts = [host for host in state.inventory if host.name in bundles]

@@ -1,0 +1,5 @@
+"""The whole site, in order: `pyinfra -y INVENTORY deploys/site.py`."""
+
+from pyinfra import local
+
+local.include("deploys/gitlab.py")

@@ -1,0 +1,128 @@
+"""Put a GitLab node's configuration in place and make GitLab use it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from pyinfra.api.host import Host
+from pyinfra.operations import apt
+
+from roles.gitlab import facts
+from roles.node import remote
+from roles.node.install import install
+from roles.node.plan import FileChange, changes
+from roles.rollout.step import step
+from roles.site.errors import StepError
+
+if TYPE_CHECKING:
+    from roles.rollout.run import Run
+
+# The stamp is written only after a reconfigure that ended well and from what was there when it began, so a run that
+# is killed anywhere is finished by the next one. The lock keeps two operators' reconfigures apart.
+_RECONFIGURE = f"""\
+set -u; umask 077; mkdir -p {facts.STATE_DIR} || exit 1
+exec 9> {facts.STATE_DIR}/lock
+flock -w 900 9 || {{ echo "another run has been reconfiguring this node for 15 minutes"; exit 1; }}
+before=$({facts.FINGERPRINT})
+log={facts.STATE_DIR}/reconfigure.log
+gitlab-ctl reconfigure > $log 2>&1 9>&-; rc=$?
+if [ $rc -ne 0 ]; then tail -n 30 $log; exit $rc; fi
+[ "$before" = "$({facts.FINGERPRINT})" ] || {{ echo "the configuration was changed by someone else meanwhile"; exit 1; }}
+echo "$before" > {facts.STAMP}.new && mv {facts.STAMP}.new {facts.STAMP}"""
+
+
+def install_package(run: Run) -> None:
+    """Step: install the package where it is absent, from the node's own apt repositories."""
+    if run.plan.installing:
+        gitlab, name = run.site.gitlab, run.name
+        apt.packages(
+            name=f"Install {gitlab.package_name} {gitlab.package_version} where it is absent",
+            packages=[f"{gitlab.package_name}={gitlab.package_version}"],
+            update=True,
+            _if=lambda: name in run.plan.installing,
+        )
+
+
+def configure_nodes(run: Run) -> None:
+    """Step: every node but the reader gets its configuration, and GitLab is reconfigured where an input changed."""
+    step(
+        name="Configure the nodes that do not read mail, and see that they do not",
+        action=(lambda host: converge(run, host)) if run.plan.first(run.name) else None,
+    )
+
+
+def configure_reader_with_mail_off(run: Run) -> None:
+    """Step: the reader comes last, and mail_room stays off on it until the checks have passed."""
+    here = run.name == run.plan.reader and run.plan.nodes[run.name].converge
+    step(
+        name="Configure the reader, mail_room still off",
+        action=(lambda host: converge(run, host, reading=False)) if here else None,
+    )
+
+
+def converge(run: Run, host: Host, reading: bool | None = None) -> None:
+    """Put the node's configuration in place and make GitLab use it. Looks afresh; does nothing when all is in place.
+
+    Args:
+        reading: whether mail_room is to be on; default: as the site file says.
+
+    Raises:
+        StepError: with cause and cure.
+    """
+    file = run.file(host.name, reading)
+    state = run.look_at(host.name, file)
+    differing = changes((file,), state)
+    include = run.site.gitlab.config == "include" and not facts.include(state).as_declared
+    write(host, differing, include)
+    if differing or include or not facts.reconfigured(state) or run.tokens_differ(host.name, state):
+        reconfigure(host)
+
+
+def write(host: Host, changes: list[FileChange], include: bool) -> None:
+    """Install the files that differ, and put the `from_file` line right (mode `include`).
+
+    Raises:
+        StepError: nothing was changed on the node, and why.
+    """
+    if changes:
+        command, content = install(changes)
+        got = remote.run(host, command, stdin=content)
+        if not got.ok:
+            raise StepError(f"the configuration was not installed: {got.stderr.strip()}")
+    if include:
+        fix_include(host)
+
+
+def fix_include(host: Host) -> None:
+    """Keep exactly one `from_file` line in the operator's `gitlab.rb`."""
+    got = remote.run(host, facts.include_command("fix"))
+    answer = {}
+    if got.ok:
+        answer = json.loads(got.stdout)
+    if not got.ok or answer["error"] or answer["conflicts"]:
+        conflicts = [
+            f"{c['file']}:{c['line']} sets {c['key']} after the include line"
+            for c in answer.get("conflicts", ())
+        ]
+        why = "; ".join([answer.get("error") or "", *conflicts]).strip("; ") or got.stderr.strip()[-300:]
+        raise StepError(
+            f"{facts.GITLAB_RB} was not changed: {why}. Put that right in {facts.GITLAB_RB}, then run again."
+        )
+
+
+def reconfigure(host: Host) -> None:
+    """Run `gitlab-ctl reconfigure`, and remember that it ended well.
+
+    Raises:
+        StepError: with the last lines of its output.
+    """
+    got = remote.run(host, _RECONFIGURE, note="gitlab-ctl reconfigure is running")
+    if not got.ok:
+        said = (got.stdout.strip() or got.stderr.strip()).splitlines()[-30:]
+        lines = "\n".join(f"    {line}" for line in said)
+        raise StepError(
+            f"gitlab-ctl reconfigure failed. Its last lines:\n{lines}\n"
+            f"  The whole is in {facts.STATE_DIR}/reconfigure.log on the node. Run again after the cure; "
+            "the run goes on from here."
+        )

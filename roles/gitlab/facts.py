@@ -1,0 +1,123 @@
+"""What a GitLab node is asked about itself, and what the answers mean."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from roles.gitlab.render import GITLAB_RB, MAIL_RB, RUBY
+from roles.mailroom.render import MAILBOXES
+from roles.node.bundle import Question
+from roles.node.facts import NodeState
+
+STATE_DIR = "/var/lib/pyinfra-gitlab"
+"""What we remember on a node (root only)."""
+STAMP = f"{STATE_DIR}/reconfigured"
+"""Holds the fingerprint of the configuration at the last `gitlab-ctl reconfigure` of ours that ended well."""
+FINGERPRINT = f"cat {GITLAB_RB} {MAIL_RB} 2>/dev/null | sha256sum | cut -d' ' -f1"
+"""Shell: the fingerprint of everything of ours and of the operator's that reconfigure reads."""
+
+OUR_KEYS: tuple[tuple[str, str], ...] = (
+    ("mailroom", "enable"),
+    *(("mailroom", f"{kind}_auth_token") for kind in MAILBOXES),
+    ("gitlab_rails", "internal_api_url"),
+    *(
+        ("gitlab_rails", f"{kind}_{key}")
+        for kind in MAILBOXES
+        for key in (
+            "enabled",
+            "address",
+            "delivery_method",
+            "inbox_method",
+            "email",
+            "password",
+            "host",
+            "port",
+            "ssl",
+            "start_tls",
+            "mailbox_name",
+            "idle_timeout",
+            "delete_after_delivery",
+            "expunge_deleted",
+        )
+    ),
+)
+"""The keys of `gitlab.rb` that belong to us, as (section, key)."""
+
+
+@cache
+def _include_program() -> str:
+    return Path(__file__).with_name("include.rb").read_text()
+
+
+def include_command(mode: str) -> str:
+    """Shell that runs `include.rb` on a node.
+
+    Args:
+        mode: `check` (read-only) or `fix` (also writes the one line).
+    """
+    words = [RUBY, "-e", _include_program(), mode, MAIL_RB, GITLAB_RB, json.dumps(OUR_KEYS)]
+    return " ".join(shlex.quote(word) for word in words)
+
+
+def questions(include: bool) -> tuple[Question, ...]:
+    """What every GitLab node is asked.
+
+    Args:
+        include: the site owns only `pyinfra-mail.rb`, so the operator's `gitlab.rb` is examined too.
+    """
+    asked = [
+        # The first line of the manifest names the package and its version on every distribution.
+        Question("gitlab.version", "head -n 1 /opt/gitlab/version-manifest.txt"),
+        Question("gitlab.reconfigured", f'[ "$(cat {STAMP})" = "$({FINGERPRINT})" ] && echo yes'),
+        Question("gitlab.free_kib", "df -Pk /etc /var /opt | awk 'NR > 1 {print $4}' | sort -n | head -n 1"),
+    ]
+    if include:
+        asked.append(Question("gitlab.include", f"[ -x {RUBY} ] && {include_command('check')}"))
+    return tuple(asked)
+
+
+@dataclass(frozen=True)
+class Include:
+    """How our `from_file` line stands in the operator's `gitlab.rb`."""
+
+    as_declared: bool
+    """Exactly one line, and it is reached."""
+    lines: int
+    """How many such lines there are now."""
+    problems: tuple[str, ...]
+    """Why it cannot be put right by us; each names a line and a key, never a value."""
+
+
+def version(state: NodeState) -> str | None:
+    """Version of the installed package, such as `18.11.11`; None when it is not installed."""
+    found = re.match(r"gitlab-(?:ee|ce|fips)?\s*v?([0-9][0-9.]*)", state.answer("gitlab.version"))
+    return found.group(1).rstrip(".") if found else None
+
+
+def reconfigured(state: NodeState) -> bool:
+    """True when `gitlab-ctl reconfigure` ended well since the configuration last changed."""
+    return state.answer("gitlab.reconfigured") == "yes"
+
+
+def include(state: NodeState) -> Include:
+    """The answer of `include.rb`, read. On a node without the package nothing is known yet, and no problem either."""
+    text = state.answer("gitlab.include")
+    if not text:
+        return Include(as_declared=False, lines=0, problems=())
+    try:
+        answer = json.loads(text)
+    except json.JSONDecodeError:
+        return Include(False, 0, (f"{GITLAB_RB} could not be examined: {text.splitlines()[-1][:200]}",))
+    problems = [answer["error"]] if answer["error"] else []
+    problems += [
+        f"{found['file']}:{found['line']} sets {found['key']} after the line that includes {MAIL_RB}, "
+        "and would win over the site file. Remove it there (say it in the site file instead), "
+        "or move it above the from_file line."
+        for found in answer["conflicts"]
+    ]
+    return Include(bool(answer["as_declared"]), int(answer["lines"]), tuple(problems))

@@ -1,0 +1,188 @@
+"""What must be true before mail_room may read, and whether it is. Asked by the gate and by `verify`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from roles.gitlab.render import RUBY
+from roles.mailroom import facts
+from roles.mailroom.render import MAILBOXES
+from roles.node.checks import Check, Verdict, compare
+from roles.node.facts import NodeState
+from roles.site.models import Site
+from roles.site.secret import Secret
+
+AHEAD = 0.25
+"""Seconds by which the reader's clock may be ahead of a Rails node's. mail_room puts its own time into each push and
+Rails refuses any that lies in the future (verify_iat in lib/gitlab/jwt_authenticatable.rb); refused mail is lost."""
+BEHIND = 240.0
+"""Seconds by which it may be behind: Rails refuses a push older than five minutes; a minute is left for the way."""
+STUCK_AFTER = 600
+"""Seconds after which an unread mail counts as stuck (mail_room polls at least every idle_timeout, default 60)."""
+
+
+@cache
+def probe_program() -> str:
+    """The program that the reader runs for us (`probe.rb`)."""
+    return Path(__file__).with_name("probe.rb").read_text()
+
+
+def probe_questions(site: Site) -> str:
+    """Standard input for the probe, as JSON. Holds the mailbox passwords."""
+    assert site.mail is not None
+    routes = []
+    for kind in site.webhook_mailboxes:
+        route = f"/api/v4/internal/mail_room/{kind}"
+        for node in site.rails_nodes:
+            base, connect = node_url(site, node)
+            routes.append({"name": f"{node} {kind}", "url": base + route, "connect": connect})
+        base = (site.gitlab.internal_api_url or site.gitlab.external_url).rstrip("/")
+        routes.append({"name": f"mail_room's way {kind}", "url": base + route, "connect": None})
+        for entry in routes:
+            entry.setdefault("secret_file", facts.secret_file(kind))
+    mailboxes = {}
+    for kind in MAILBOXES:
+        box = site.mail.mailbox(kind)
+        if box is None:
+            continue
+        mailboxes[kind] = {
+            "host": box.host,
+            "port": box.port,
+            "ssl": box.ssl,
+            "start_tls": box.start_tls,
+            "user": box.user,
+            "password": site.secret(box.password).reveal(),
+            "mailbox_name": box.mailbox_name,
+            "stuck_after": STUCK_AFTER,
+        }
+    return json.dumps({"routes": routes, "mailboxes": mailboxes})
+
+
+def node_url(site: Site, node: str) -> tuple[str, str | None]:
+    """How to reach one Rails node's own GitLab, past any load balancer.
+
+    Returns:
+        the URL, and the address to connect to instead of the one its host name resolves to. The URL keeps the name of
+        `external_url`, so that the Host header and the certificate are those of real traffic; port and scheme follow
+        `nginx['listen_port']` and `nginx['listen_https']` when the site file sets them.
+    """
+    spec = site.nodes[node]
+    if spec.url:
+        return spec.url.rstrip("/"), None
+    url = urlsplit(site.gitlab.external_url)
+    nginx: dict[str, Any] = {**site.gitlab.settings.get("nginx", {}), **spec.settings.get("nginx", {})}
+    https = url.scheme == "https" and nginx.get("listen_https") is not False
+    port = (
+        nginx.get("listen_port")
+        or (url.port if https == (url.scheme == "https") else None)
+        or (443 if https else 80)
+    )
+    return f"{'https' if https else 'http'}://{url.hostname}:{port}{url.path.rstrip('/')}", spec.address
+
+
+def probe_command() -> str:
+    """Shell command of the probe; it feeds on :func:`probe_questions`."""
+    program = probe_program().replace("'", "'\\''")
+    return f"{RUBY} -e '{program}'"
+
+
+def tokens(site: Site, states: Mapping[str, NodeState | str], declared: Mapping[str, Secret]) -> list[Check]:
+    """Every Rails node uses the declared token of every mailbox type. Values are compared as hashes."""
+    out = []
+    for kind, token in declared.items():
+        for node in site.rails_nodes:
+            state = states[node]
+            found = None
+            ok = False
+            if not isinstance(state, str):
+                got = facts.token_hash(state, kind)
+                ok = got == facts.hash_of(token)
+                found = "the same" if ok else ("another token" if got else "no token")
+            cure = "Run deploys/site.py: it gives every Rails node the same token while nobody reads."
+            out.append(compare(node, f"{kind} token", "the same on all Rails nodes", found, ok, cure))
+    return out
+
+
+def clocks(site: Site, states: Mapping[str, NodeState | str]) -> list[Check]:
+    """The reader's clock against that of every Rails node."""
+    assert site.mail is not None
+    out = []
+    reader = states[site.mail.reader]
+    for node in site.rails_nodes:
+        state = states[node]
+        if node == site.mail.reader:
+            continue
+        found, ok = None, False
+        if not isinstance(state, str) and not isinstance(reader, str):
+            ahead = reader.clock_offset - state.clock_offset
+            error = reader.clock_error + state.clock_error
+            ok = ahead - error <= AHEAD and -ahead - error <= BEHIND
+            found = f"reader {abs(ahead):.1f} s {'ahead' if ahead > 0 else 'behind'} (±{error:.1f})"
+        declared = f"reader at most {AHEAD} s ahead, {BEHIND:.0f} s behind"
+        cure = f"Let NTP set the clocks of {node} and {site.mail.reader} (chrony or systemd-timesyncd), then run again."
+        out.append(compare(node, "clock", declared, found, ok, cure))
+    return out
+
+
+def probed(site: Site, answer: Mapping[str, Any] | str) -> list[Check]:
+    """The probe's answer as checks: each route on each Rails node, and each mailbox.
+
+    Args:
+        answer: what `probe.rb` printed, or why it could not be run.
+    """
+    assert site.mail is not None
+    reader = site.mail.reader
+    if isinstance(answer, str):
+        return [
+            Check(reader, "probe from the reader", "possible", answer, Verdict.NOT_SEEN, "See the error.")
+        ]
+    out = [_route(site, name, got) for name, got in answer["routes"].items()]
+    out += [_mailbox(site, reader, kind, got) for kind, got in answer["mailboxes"].items()]
+    return out
+
+
+def _route(site: Site, name: str, got: Mapping[str, Any]) -> Check:
+    node, _, kind = name.rpartition(" ")
+    route = f"POST /api/v4/internal/mail_room/{kind}"
+    if node not in site.nodes:  # the way mail_room itself takes, through the load balancer if there is one
+        node = site.mail.reader if site.mail else node
+        route += " on mail_room's own way"
+    declared = "401 with a wrong token, 200 with the shared one"
+    if "error" in got:
+        cure = f"The reader must reach this address: check DNS, firewall, certificate trust, and that {node} serves."
+        return compare(node, route, declared, str(got["error"]), False, cure)
+    if got["wrong"] != 401:
+        cures = {
+            200: "This is not GitLab's internal API, or it checks nothing. Check external_url, internal_api_url and nodes.url.",
+            404: "This address is not GitLab's API. Check external_url, internal_api_url and nodes.url.",
+        }
+        cure = cures.get(
+            got["wrong"], f"GitLab does not serve on {node}: `gitlab-ctl status` and `gitlab-ctl tail puma`."
+        )
+        return compare(node, route, declared, f"{got['wrong']} with a wrong token", False, cure)
+    cure = (
+        f"{node} refuses the reader's token, and mail pushed to it would be lost. If the tokens are the same, "
+        "its puma still has an old one in memory (`gitlab-ctl restart puma`) or its clock is off."
+    )
+    return compare(node, route, declared, f"401, then {got['right']}", got["right"] == 200, cure)
+
+
+def _mailbox(site: Site, node: str, kind: str, got: Mapping[str, Any]) -> Check:
+    box = site.mail.mailbox(kind) if site.mail else None
+    assert box is not None
+    where = f"{box.user} at {box.host}:{box.port}, folder {box.mailbox_name}"
+    if got["ok"]:
+        return compare(node, f"{kind} mailbox", where, "logged in, folder there", True)
+    cures = {
+        "connect": f"Check host, port, ssl and start_tls of mail.{kind}, the firewall, and that {node} trusts the certificate.",
+        "login": f"Check user and password of mail.{kind}.",
+        "folder": f"Check mailbox_name of mail.{kind}: there is no such folder.",
+    }
+    return compare(
+        node, f"{kind} mailbox", where, f"{got['step']} failed: {got['error']}", False, cures[got["step"]]
+    )

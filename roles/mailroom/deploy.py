@@ -1,0 +1,202 @@
+"""The steps by which exactly one node comes to read mail. Each raises `StepError` with cause and cure."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import gevent
+from pyinfra.api.host import Host
+
+from roles.gitlab.deploy import converge
+from roles.mailroom import checks, facts, tokens
+from roles.node import remote
+from roles.node.checks import Check
+from roles.rollout.step import step
+from roles.site.errors import StepError
+from roles.site.models import Site
+from roles.site.secret import Secret
+
+if TYPE_CHECKING:
+    from roles.rollout.run import Run
+
+
+def stop_readers(run: Run) -> None:
+    """Step: stop mail_room where it must not run now."""
+    step(
+        name="Stop mail_room where it must not run now",
+        action=stop if run.name in run.plan.stop else None,
+    )
+
+
+def see_readers_stopped(run: Run) -> None:
+    """Step: see from the processes of all nodes that it is stopped, before anything else is done."""
+    off = [name for name in run.site.nodes if name != run.plan.reader or run.plan.start]
+    step(
+        name="See mail_room stopped",
+        action=(lambda host: see_stopped(run, off)) if run.leads else None,
+    )
+
+
+def keep_tokens(run: Run) -> None:
+    """Step: tokens that were adopted or made now are kept where the site file says, before any node gets them."""
+    if run.tokens.keep:
+        step(
+            name="Keep the webhook tokens where the site file says",
+            action=(lambda host: tokens.keep(run.tokens)) if run.leads else None,
+        )
+
+
+def check_before_reading(run: Run) -> None:
+    """Step: tokens, routes, mailboxes and clocks are tried before mail_room may run."""
+    step(
+        name="Try tokens, routes, mailboxes and clocks from the reader",
+        action=(lambda host: gate(run, host)) if run.starts_here else None,
+    )
+
+
+def start_reader(run: Run) -> None:
+    """Step: switch mail_room on, on the reader alone."""
+
+    def act(host: Host) -> None:
+        converge(run, host)
+        start(host)
+
+    step(name="Start mail_room on the reader", action=act if run.starts_here else None)
+
+
+def see_one_reader(run: Run) -> None:
+    """Step: see from the processes of all nodes that exactly the declared node reads."""
+    step(
+        name="See exactly one mail reader",
+        action=(lambda host: see_one(run)) if run.leads else None,
+    )
+
+
+# `gitlab-ctl stop` first, so that runit does not start it again; what was started by hand gets the signals.
+_STOP = f"""\
+[ -e {facts.SERVICE} ] && gitlab-ctl stop mailroom >/dev/null 2>&1
+n=0
+while pids=$({facts.READERS}); [ -n "$pids" ]; do
+  n=$((n + 1))
+  [ $n -eq 1 ] && kill -TERM $pids 2>/dev/null
+  [ $n -eq 40 ] && kill -KILL $pids 2>/dev/null
+  [ $n -ge 60 ] && {{ echo "mail_room is still running: process" $pids >&2; exit 1; }}
+  sleep 0.25
+done"""
+
+
+def stop(host: Host) -> None:
+    """Stop every mail_room on the node, whoever started it, and see that none is left (15 s at most)."""
+    got = remote.run(host, _STOP, note="waiting for mail_room to end")
+    if not got.ok:
+        raise StepError(
+            f"mail_room could not be stopped: {got.stderr.strip()}. Nothing was enabled anywhere."
+        )
+
+
+def see_stopped(run: Run, nodes: list[str]) -> None:
+    """See from the processes that none of `nodes` reads, also those that this run does not change."""
+    states = run.look()
+    reading = {}
+    for name in nodes:
+        state = states[name]
+        if isinstance(state, str):
+            reading[name] = f"could not be looked at ({state})"
+        elif facts.readers(state):
+            reading[name] = f"still reads (process {', '.join(map(str, facts.readers(state)))})"
+    if reading:
+        told = "; ".join(f"{name} {why}" for name, why in reading.items())
+        raise StepError(f"{told}. Nothing is enabled until mail_room was seen stopped on all of them.")
+
+
+def see_one(run: Run) -> None:
+    """See that mail_room runs on the declared reader, once, and nowhere else; then the run is at its end."""
+    found: dict[str, int | str] = {}
+    for name, state in run.look().items():
+        found[name] = state if isinstance(state, str) else len(facts.readers(state))
+    wanted = {name: int(name == run.plan.reader) for name in run.site.nodes}
+    wrong = {name: count for name, count in found.items() if count != wanted[name]}
+    if wrong and not (run.limited and set(wrong) == {run.plan.reader}):
+        told = "; ".join(f"{name}: {count}" for name, count in wrong.items())
+        raise StepError(f"the mail_rooms that run are not the declared ones ({told}). Run again.")
+    run.finish()
+
+
+def probe(site: Site, host: Host) -> Mapping[str, Any] | str:
+    """Run the probe on the reader. A string is the reason why it could not be run."""
+    got = remote.run(
+        host, checks.probe_command(), stdin=checks.probe_questions(site), note="trying routes and mailboxes"
+    )
+    if not got.ok:
+        return (got.stderr.strip().splitlines() or ["the probe ended with an error"])[-1]
+    try:
+        answer: Mapping[str, Any] = json.loads(got.stdout)
+    except json.JSONDecodeError:
+        return "the probe's answer is not whole"
+    return answer
+
+
+def before_reading(run: Run, host: Host) -> list[Check]:
+    """All that must be true before mail_room may run: tokens, clocks, routes, mailboxes. Looks afresh."""
+    assert run.site.mail is not None
+    states = run.look()
+    found = checks.tokens(run.site, states, run.tokens.values)
+    found += checks.clocks(run.site, states)
+    found += checks.probed(run.site, probe(run.site, host))
+    return found
+
+
+def gate(run: Run, host: Host) -> None:
+    """Refuse to start mail_room unless everything that it needs was seen to work.
+
+    GitLab needs some seconds after a reconfigure before it answers, so checks that fail are tried again for a while.
+    """
+    deadline = time.monotonic() + run.patience
+    while True:
+        failed = [check for check in before_reading(run, host) if not check.ok]
+        if not failed:
+            return
+        if time.monotonic() > deadline:
+            break
+        host.log(f"not ready yet, {len(failed)} checks fail, such as {failed[0].subject}: {failed[0].found}")
+        gevent.sleep(3)
+    told = "\n".join(f"  - {check.sentence()}" for check in failed)
+    raise StepError(
+        f"mail_room stays off on every node (mails wait in the mailbox), because mail could be lost:\n{told}"
+    )
+
+
+_START = f"""\
+gitlab-ctl start mailroom >/dev/null 2>&1
+n=0; seen=
+while [ $n -lt 60 ]; do
+  pids=$({facts.READERS}); set -- $pids
+  # mail_room that cannot work dies and is started again every few seconds: it counts when one process lasts
+  if [ $# -eq 1 ] && [ "$1" = "$seen" ]; then
+    [ $n -ge $((since + 12)) ] && exit 0
+  else seen=${{1-}}; since=$n; fi
+  n=$((n + 1)); sleep 0.5
+done
+echo "mail_room does not stay up (see gitlab-ctl tail mailroom on the node)" >&2; exit 1"""
+
+
+def start(host: Host) -> None:
+    """Start mail_room and see one process of it last for some seconds."""
+    got = remote.run(host, _START, note="waiting for mail_room to stay up")
+    if not got.ok:
+        raise StepError(f"{got.stderr.strip()}. Mails wait in the mailbox; run again after the cure.")
+
+
+def fetch_token(host: Host, kind: str) -> Secret:
+    """The token that a node uses, read privately.
+
+    Raises:
+        StepError: when it cannot be read.
+    """
+    got = remote.run(host, f"cat {facts.secret_file(kind)}")
+    if not got.ok or not got.stdout.strip():
+        raise StepError(f"the {kind} token of {host.name} could not be read: {got.stderr.strip()}")
+    return Secret(got.stdout.strip())

@@ -1,0 +1,102 @@
+"""What a node is asked about mail_room: who reads, with which token, and how it went lately."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import datetime
+
+from roles.mailroom.render import MAILBOXES
+from roles.node.bundle import Question
+from roles.node.facts import NodeState
+from roles.site.secret import Secret
+
+SERVICE = "/opt/gitlab/service/mailroom"
+"""runit's link of the service; present only while it is enabled."""
+LOG = "/var/log/gitlab/mailroom/mail_room_json.log"
+"""mail_room's structured log (default of `gitlab_rails['incoming_email_log_file']`)."""
+
+
+def secret_file(kind: str) -> str:
+    """Path of the token that Rails and mail_room really use, written by `gitlab-ctl reconfigure`.
+
+    Args:
+        kind: `incoming_email` or `service_desk_email`.
+    """
+    return f"/var/opt/gitlab/gitlab-rails/etc/gitlab_{kind}_secret"
+
+
+# Counted from processes, not from files or from runit: a mail_room started by hand reads mail as well. A process
+# counts when one whole word of its command line is mail_room or ends in /mail_room, and Ruby runs it.
+READERS = (
+    "for f in $(grep -lzxE '(.*/)?mail_room' /proc/[0-9]*/cmdline 2>/dev/null); do d=${f%/cmdline}; "
+    "case $(readlink $d/exe) in */ruby*) echo ${d#/proc/};; esac; done; true"
+)
+"""Shell: one line per running mail_room, its process id."""
+
+
+def questions() -> tuple[Question, ...]:
+    """What every GitLab node is asked about mail. Tokens are answered as hashes."""
+    asked = [
+        Question("mailroom.readers", READERS),
+        Question("mailroom.service", f"[ -e {SERVICE} ] && /opt/gitlab/embedded/bin/sv status {SERVICE}"),
+        Question("mailroom.polled", f"tail -n 5000 {LOG} | grep -i 'getting new messages' | tail -n 1"),
+        Question("mailroom.pushed", f"tail -n 5000 {LOG} | grep status_code | tail -n 1"),
+    ]
+    asked += [
+        Question(f"mailroom.token.{kind}", f"tr -d '\\n' < {secret_file(kind)} | sha256sum | cut -d' ' -f1")
+        for kind in MAILBOXES
+    ]
+    return tuple(asked)
+
+
+def readers(state: NodeState) -> list[int]:
+    """Process ids of the mail_rooms that run on the node."""
+    return [int(pid) for pid in state.answer("mailroom.readers").split()]
+
+
+def service_enabled(state: NodeState) -> bool:
+    """True when runit is to run mail_room on the node (it is enabled and not told to be down)."""
+    return state.answer("mailroom.service").startswith("run:")
+
+
+def token_hash(state: NodeState, kind: str) -> str | None:
+    """SHA-256 (hex) of the token in use for a mailbox type; None when the node has none."""
+    answer = state.answer(f"mailroom.token.{kind}")
+    empty = hashlib.sha256(b"").hexdigest()
+    return answer if answer and answer != empty else None
+
+
+def hash_of(token: Secret) -> str:
+    """The same hash for a declared token."""
+    return hashlib.sha256(token.reveal().encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One line of `mail_room_json.log`."""
+
+    time: datetime
+    """When it was written (the node's clock)."""
+    status_code: int | None
+    """HTTP status of a push; None for other lines."""
+
+
+def last_poll(state: NodeState) -> LogLine | None:
+    """The last time mail_room looked for mail; None when the log has no such line."""
+    return _log_line(state.answer("mailroom.polled"))
+
+
+def last_push(state: NodeState) -> LogLine | None:
+    """The last push to GitLab, with its status code; None when the log has none."""
+    return _log_line(state.answer("mailroom.pushed"))
+
+
+def _log_line(text: str) -> LogLine | None:
+    try:
+        line = json.loads(text)
+        code = line.get("status_code")
+        return LogLine(datetime.fromisoformat(str(line["time"])), int(code) if code is not None else None)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None

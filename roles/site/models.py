@@ -1,0 +1,153 @@
+"""A site: all of it, as one typed value. `roles.site.load` makes it from a file."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, PrivateAttr
+
+from roles.gitlab.settings import RAILS_ROLES, ROLES, GitlabSettings, Settings
+from roles.mailroom.settings import MailSettings, ServiceDeskSettings
+from roles.site.base import AbsoluteURL, Hostname, NodeName, Port, StrictModel
+from roles.site.errors import SecretError
+from roles.site.secret import FileRef, Secret, SecretRef
+
+
+class SshSettings(StrictModel):
+    """How pyinfra reaches the nodes. What is not said here comes from `~/.ssh/config`."""
+
+    user: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_.-]*\$?$")] = "root"
+    """Login name."""
+
+    port: Port = 22
+    """Port of sshd."""
+
+    key: str | None = None
+    """Private key file; a relative path starts at the site file's folder. Default: the agent and ssh's usual files."""
+
+    known_hosts: str | None = None
+    """File with the nodes' host keys; with it, a node whose key is not in it is refused. Default: `~/.ssh/known_hosts`,
+    to which new nodes are added on first contact (pyinfra's `accept-new`)."""
+
+    sudo: bool | None = None
+    """Become root by sudo without a password. Default: when `user` is not root."""
+
+
+class NodeSettings(StrictModel):
+    """One node."""
+
+    address: Hostname
+    """Where pyinfra reaches it."""
+
+    roles: list[
+        Annotated[str, Field(pattern=f"^({'|'.join(ROLES)})$", description="one of: " + ", ".join(ROLES))]
+    ] = []
+    """Its Omnibus roles, without the `_role` at their end. None: everything is on, Rails too."""
+
+    url: AbsoluteURL | None = None
+    """This node's own GitLab as the reader reaches it, past the load balancer. Default: `external_url` with this node's
+    address, and with `nginx['listen_port']` and `nginx['listen_https']` if they are set."""
+
+    settings: Settings = {}
+    """Settings of this node alone, on top of `gitlab.settings` (mode `whole`)."""
+
+    @property
+    def rails(self) -> bool:
+        """Whether Rails runs on it, and so whether it takes mail from mail_room and may run it."""
+        return not self.roles or bool(RAILS_ROLES & set(self.roles))
+
+
+class Site(StrictModel):
+    """Everything that an operator says about a site."""
+
+    site: NodeName
+    """Name of the site, for messages and logs."""
+
+    ssh: SshSettings = SshSettings()
+    """How the nodes are reached."""
+
+    nodes: Annotated[dict[NodeName, NodeSettings], Field(min_length=1)]
+    """The GitLab nodes, by name."""
+
+    gitlab: GitlabSettings
+    """GitLab on all nodes."""
+
+    mail: MailSettings | None = None
+    """Incoming mail. Without it mail_room is off on every node."""
+
+    service_desk: ServiceDeskSettings = ServiceDeskSettings()
+    """Service Desk of single projects."""
+
+    _path: Path = PrivateAttr(default=Path("site.yml"))
+    _secrets: dict[SecretRef, Secret] = PrivateAttr(default_factory=dict)
+
+    @property
+    def dir(self) -> Path:
+        """Folder of the site file; relative paths in it start there."""
+        return self._path.parent
+
+    def file(self, name: str) -> Path:
+        """A file that the site file names: `~` expanded, relative to the site file's folder."""
+        return Path(os.path.normpath(self.dir / Path(name).expanduser()))
+
+    @property
+    def rails_nodes(self) -> list[str]:
+        """Names of the nodes with Rails."""
+        return [name for name, node in self.nodes.items() if node.rails]
+
+    @property
+    def webhook_mailboxes(self) -> list[str]:
+        """The mailbox types that are on and delivered by webhook, and so need a token."""
+        if self.mail is None:
+            return []
+        kinds = ("incoming_email", "service_desk_email")
+        boxes = ((kind, self.mail.mailbox(kind)) for kind in kinds)
+        return [kind for kind, box in boxes if box and box.delivery_method == "webhook"]
+
+    def secret(self, ref: SecretRef) -> Secret:
+        """The value of a reference; resolved once, then remembered.
+
+        Raises:
+            SecretError: when it cannot be resolved.
+        """
+        if ref not in self._secrets:
+            self._secrets[ref] = ref.resolve(self.dir)
+        return self._secrets[ref]
+
+    def _token_ref(self, kind: str) -> SecretRef:
+        ref = getattr(self.mail.tokens, kind) if self.mail else None
+        if not isinstance(ref, SecretRef):
+            raise SecretError(f"mail.tokens.{kind} is not set")
+        return ref
+
+    def token(self, kind: str) -> Secret | None:
+        """The declared webhook token of a mailbox type; None when its file does not exist yet."""
+        ref = self._token_ref(kind)
+        if isinstance(ref, FileRef) and ref not in self._secrets and not ref.path(self.dir).exists():
+            return None
+        return self.secret(ref)
+
+    def token_path(self, kind: str) -> Path:
+        """The file in which a token that does not exist yet is to be kept."""
+        ref = self._token_ref(kind)
+        if not isinstance(ref, FileRef):
+            raise SecretError(f"mail.tokens.{kind}: a new token can only be kept in a !file")
+        return ref.path(self.dir)
+
+    def service_desk_addresses(self) -> dict[str, str]:
+        """The address of each project that has a suffix, by full path.
+
+        `%{key}` becomes `<full_path_slug>-<suffix>`; the slug is that of Gitlab::Utils.slugify: lower case, anything but
+        letters and digits a hyphen, at most 63 characters, no hyphen at either end.
+        """
+        box = self.mail and self.mail.service_desk_email
+        if not box:
+            return {}
+        out = {}
+        for path, project in self.service_desk.projects.items():
+            slug = re.sub(r"[^a-z0-9]", "-", path.lower())[:63].strip("-")
+            out[path] = box.address.replace("%{key}", f"{slug}-{project.suffix}")
+        return out
