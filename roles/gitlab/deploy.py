@@ -28,7 +28,7 @@ before=$({facts.FINGERPRINT})
 log={facts.STATE_DIR}/reconfigure.log
 gitlab-ctl reconfigure > $log 2>&1 9>&-; rc=$?
 if [ $rc -ne 0 ]; then tail -n 30 $log; exit $rc; fi
-[ "$before" = "$({facts.FINGERPRINT})" ] || {{ echo "the configuration was changed by someone else meanwhile"; exit 1; }}
+[ "$before" = "$({facts.FINGERPRINT})" ] || {{ echo "someone else changed the configuration meanwhile"; exit 1; }}
 echo "$before" > {facts.STAMP}.new && mv {facts.STAMP}.new {facts.STAMP}"""
 
 
@@ -102,8 +102,7 @@ def fix_include(host: Host) -> None:
         answer = json.loads(got.stdout)
     if not got.ok or answer["error"] or answer["conflicts"]:
         conflicts = [
-            f"{c['file']}:{c['line']} sets {c['key']} after the include line"
-            for c in answer.get("conflicts", ())
+            f"{c['file']}:{c['line']} sets {c['key']} after the include line" for c in answer.get("conflicts", ())
         ]
         why = "; ".join([answer.get("error") or "", *conflicts]).strip("; ") or got.stderr.strip()[-300:]
         raise StepError(

@@ -78,9 +78,7 @@ def config_file(site: Site, node: str, reading: bool, tokens: Mapping[str, Secre
 
 def _settings(site: Site, node: str) -> list[tuple[str, str, Any]]:
     """`gitlab.settings` with the node's own on top, secrets resolved, in a stable order."""
-    merged: dict[str, dict[str, Any]] = {
-        section: dict(keys) for section, keys in site.gitlab.settings.items()
-    }
+    merged: dict[str, dict[str, Any]] = {section: dict(keys) for section, keys in site.gitlab.settings.items()}
     for section, keys in site.nodes[node].settings.items():
         merged.setdefault(section, {}).update(keys)
     return [

@@ -54,15 +54,13 @@ class PackageSettings(StrictModel):
     """Install the package where it is absent, from the node's own apt repositories. Never upgrades."""
 
     revision: Annotated[str, Field(pattern=r"^[0-9][A-Za-z0-9.+~-]*$")] | None = None
-    """Full package version to install, such as `18.11.11-ee.0`. Default: `<version>-<edition>.0`, GitLab's own scheme."""
+    """Full package version to install, such as `18.11.11-ee.0`. Default: `<version>-<edition>.0`, as GitLab does."""
 
 
 class GitlabSettings(StrictModel):
     """GitLab on all nodes."""
 
-    version: Annotated[
-        str, Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$", description="three numbers, such as 18.11.11")
-    ]
+    version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$", description="three numbers, such as 18.11.11")]
     """The version that is installed, such as `18.11.11`. Rules that depend on it are checked; a node with another one
     is refused."""
 

@@ -78,9 +78,7 @@ def node_url(site: Site, node: str) -> tuple[str, str | None]:
     nginx: dict[str, Any] = {**site.gitlab.settings.get("nginx", {}), **spec.settings.get("nginx", {})}
     https = url.scheme == "https" and nginx.get("listen_https") is not False
     port = (
-        nginx.get("listen_port")
-        or (url.port if https == (url.scheme == "https") else None)
-        or (443 if https else 80)
+        nginx.get("listen_port") or (url.port if https == (url.scheme == "https") else None) or (443 if https else 80)
     )
     return f"{'https' if https else 'http'}://{url.hostname}:{port}{url.path.rstrip('/')}", spec.address
 
@@ -138,9 +136,7 @@ def probed(site: Site, answer: Mapping[str, Any] | str) -> list[Check]:
     assert site.mail is not None
     reader = site.mail.reader
     if isinstance(answer, str):
-        return [
-            Check(reader, "probe from the reader", "possible", answer, Verdict.NOT_SEEN, "See the error.")
-        ]
+        return [Check(reader, "probe from the reader", "possible", answer, Verdict.NOT_SEEN, "See the error.")]
     out = [_route(site, name, got) for name, got in answer["routes"].items()]
     out += [_mailbox(site, reader, kind, got) for kind, got in answer["mailboxes"].items()]
     return out
@@ -154,11 +150,11 @@ def _route(site: Site, name: str, got: Mapping[str, Any]) -> Check:
         route += " on mail_room's own way"
     declared = "401 with a wrong token, 200 with the shared one"
     if "error" in got:
-        cure = f"The reader must reach this address: check DNS, firewall, certificate trust, and that {node} serves."
+        cure = f"The reader must reach this address: check DNS, firewall, certificates, and that {node} serves."
         return compare(node, route, declared, str(got["error"]), False, cure)
     if got["wrong"] != 401:
         cures = {
-            200: "This is not GitLab's internal API, or it checks nothing. Check external_url, internal_api_url and nodes.url.",
+            200: "This is not GitLab's API, or it checks nothing. Check external_url, internal_api_url and nodes.url.",
             404: "This address is not GitLab's API. Check external_url, internal_api_url and nodes.url.",
         }
         cure = cures.get(
@@ -179,10 +175,56 @@ def _mailbox(site: Site, node: str, kind: str, got: Mapping[str, Any]) -> Check:
     if got["ok"]:
         return compare(node, f"{kind} mailbox", where, "logged in, folder there", True)
     cures = {
-        "connect": f"Check host, port, ssl and start_tls of mail.{kind}, the firewall, and that {node} trusts the certificate.",
+        "connect": f"Check host, port, ssl, start_tls of mail.{kind}, the firewall, and {node}'s trust.",
         "login": f"Check user and password of mail.{kind}.",
         "folder": f"Check mailbox_name of mail.{kind}: there is no such folder.",
     }
-    return compare(
-        node, f"{kind} mailbox", where, f"{got['step']} failed: {got['error']}", False, cures[got["step"]]
-    )
+    return compare(node, f"{kind} mailbox", where, f"{got['step']} failed: {got['error']}", False, cures[got["step"]])
+
+
+def readers(site: Site, node: str, state: NodeState | str) -> Check:
+    """How many mail_rooms run on a node, counted from its processes."""
+    wanted = int(site.mail is not None and site.mail.reader == node)
+    declared = "1 (the reader)" if wanted else "0"
+    if isinstance(state, str):
+        return compare(node, "mail_room processes", declared, None, False, state)
+    running = facts.readers(state)
+    found = f"{len(running)}" + (f" (process {', '.join(map(str, running))})" if running else "")
+    cure = "Run deploys/site.py: it stops what must not run and starts the reader after its checks."
+    return compare(node, "mail_room processes", declared, found, len(running) == wanted, cure)
+
+
+def reading(site: Site, state: NodeState | str, answer: Mapping[str, Any] | str) -> list[Check]:
+    """How the reader does: its last look into the mailboxes, its last push, and mails that nobody takes.
+
+    Args:
+        state: the reader as found.
+        answer: what `probe.rb` printed, or why it could not be run.
+    """
+    assert site.mail is not None
+    node = site.mail.reader
+    out = []
+    boxes = [box for kind in MAILBOXES if (box := site.mail.mailbox(kind))]
+    idle = max(box.idle_timeout for box in boxes)
+    if not isinstance(state, str):
+        poll, push = facts.last_poll(state), facts.last_push(state)
+        age = state.clock - poll.time.timestamp() if poll else None
+        # One idle period, and as much again for the mail server and a restart.
+        declared = f"at most {2 * idle + 60} s ago"
+        cure = "See `gitlab-ctl tail mailroom` on the node (it may show passwords)."
+        found = f"{age:.0f} s ago" if age is not None else "never"
+        out.append(compare(node, "last poll", declared, found, age is not None and age <= 2 * idle + 60, cure))
+        cure = (
+            "That mail was not taken by GitLab, but mail_room counts it as delivered: look for it in the mailbox "
+            f"(\\Seen or \\Deleted), its Message-ID is in {facts.LOG}."
+        )
+        found = f"{push.status_code} at {push.time:%Y-%m-%d %H:%M:%S}" if push else "none yet"
+        out.append(compare(node, "last push", "answered 200", found, push is None or push.status_code == 200, cure))
+    if not isinstance(answer, str):
+        for kind, got in answer["mailboxes"].items():
+            stuck = got.get("stuck") if got["ok"] else None
+            cure = "Nobody takes them: see the other lines, then `gitlab-ctl tail mailroom` on the reader."
+            seen = None if stuck is None else f"{stuck} ({got['unseen']} unread)"
+            declared = f"none older than {STUCK_AFTER // 60} min"
+            out.append(compare(node, f"{kind} stuck mails", declared, seen, stuck == 0, cure))
+    return out

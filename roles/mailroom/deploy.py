@@ -92,9 +92,7 @@ def stop(host: Host) -> None:
     """Stop every mail_room on the node, whoever started it, and see that none is left (15 s at most)."""
     got = remote.run(host, _STOP, note="waiting for mail_room to end")
     if not got.ok:
-        raise StepError(
-            f"mail_room could not be stopped: {got.stderr.strip()}. Nothing was enabled anywhere."
-        )
+        raise StepError(f"mail_room could not be stopped: {got.stderr.strip()}. Nothing was enabled anywhere.")
 
 
 def see_stopped(run: Run, nodes: list[str]) -> None:

@@ -45,9 +45,7 @@ def mail_keys(site: Site, node: str, reading: bool, tokens: Mapping[str, Secret]
             keys.append(("gitlab_rails", f"{kind}_address", mailbox.address))
             keys.append(("gitlab_rails", f"{kind}_delivery_method", mailbox.delivery_method))
             if site.mail.reader == node:
-                keys += [
-                    ("gitlab_rails", f"{kind}_{key}", value) for key, value in _reader_keys(site, mailbox)
-                ]
+                keys += [("gitlab_rails", f"{kind}_{key}", value) for key, value in _reader_keys(site, mailbox)]
             if kind in tokens:
                 keys.append(("mailroom", f"{kind}_auth_token", tokens[kind]))
     keys.append(("mailroom", "enable", reading))

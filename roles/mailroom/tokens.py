@@ -36,7 +36,7 @@ class Tokens:
 
 
 def new_token() -> Secret:
-    """A token of the form GitLab demands: strict base64 of exactly 32 random bytes (lib/gitlab/jwt_authenticatable.rb)."""
+    """A token as GitLab demands it: strict base64 of 32 random bytes (lib/gitlab/jwt_authenticatable.rb)."""
     return Secret(base64.b64encode(secrets.token_bytes(32)).decode())
 
 

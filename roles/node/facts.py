@@ -27,7 +27,7 @@ file() {
   else printf 'file\\t%s\\tabsent\\n' "$1"; fi
 }
 ask() {
-  out=$(eval "$2" 2>/dev/null; echo "rc=$?")
+  out=$( (eval "$2") 2>/dev/null; echo "rc=$?")
   printf 'answer\\t%s\\t%s\\n' "$1" "$(printf %s "$out" | base64 -w0)"
 }
 """

@@ -52,7 +52,5 @@ def install(changes: list[FileChange]) -> tuple[str, str]:
         content.append(base64.b64encode(f.content).decode())
     for change in changes:
         path = shlex.quote(change.file.path)
-        script.append(
-            f'd=$(dirname -- {path}); mv -fT -- "$d/.$(basename -- {path}).pyinfra-new" {path} || exit 1'
-        )
+        script.append(f'd=$(dirname -- {path}); mv -fT -- "$d/.$(basename -- {path}).pyinfra-new" {path} || exit 1')
     return "\n".join(script), "\n".join(content)

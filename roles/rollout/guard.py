@@ -54,6 +54,8 @@ def guard() -> None:
     if reasons:
         outcome.refused(reasons)
         raise RefusedError("; ".join(reasons))
+    if set(deploys) <= READ_ONLY:
+        outcome.end("could not look", "no node could be reached")
     config.FAIL_PERCENT = 100 if set(deploys) <= READ_ONLY else 0
     config.lock_current_state()
     # Without -y pyinfra asks "continue?" after a failure and takes a plain Enter for yes.

@@ -58,9 +58,7 @@ class Run:
     @property
     def leads(self) -> bool:
         """True on the one node that takes the steps that are not any node's own."""
-        return self.name == next(
-            host.name for host in self.state.inventory if host in self.state.activated_hosts
-        )
+        return self.name == next(host.name for host in self.state.inventory if host in self.state.activated_hosts)
 
     @property
     def limited(self) -> bool:
@@ -136,9 +134,7 @@ def _begin() -> Run:
     run = survey(state := pyinfra_state.inventory.state)
     if run.plan.refused:
         outcome.refused(list(run.plan.refused))
-        raise RefusedError(
-            "nothing was touched:\n" + "\n".join(f"  - {reason}" for reason in run.plan.refused)
-        )
+        raise RefusedError("nothing was touched:\n" + "\n".join(f"  - {reason}" for reason in run.plan.refused))
     if not run.plan.work:
         outcome.end("as declared", f"all {len(run.site.nodes)} nodes; nothing to do", changes={})
         return run

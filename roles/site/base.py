@@ -29,7 +29,7 @@ class StrictModel(BaseModel):
 
 
 def refuse(message: str, *, allowed: str = "", hint: str = "", found: str = "") -> PydanticCustomError:
-    """The error a validator raises: what is wrong, what is allowed, what to do. `found` replaces the value's own text."""
+    """A validator's error: what is wrong, what is allowed, what to do. `found` replaces the value's own text."""
     return PydanticCustomError(
         "refused", "{message}", {"message": message, "allowed": allowed, "hint": hint, "found": found}
     )
@@ -62,9 +62,7 @@ def is_hostname(value: str) -> bool:
 
 def _hostname(value: str) -> str:
     if not is_hostname(value):
-        raise refuse(
-            "is not a host name or IP address", allowed="a host name or IP address, without scheme or port"
-        )
+        raise refuse("is not a host name or IP address", allowed="a host name or IP address, without scheme or port")
     return value
 
 
@@ -90,9 +88,7 @@ def url_checker(trailing_slash: bool) -> Callable[[str], str]:
         ):
             raise refuse("is not an absolute http(s) URL", allowed=allowed)
         if url.username is not None or url.password is not None:
-            raise refuse(
-                "must not contain a user name or password", allowed=allowed, found="a URL with credentials"
-            )
+            raise refuse("must not contain a user name or password", allowed=allowed, found="a URL with credentials")
         if url.query or url.fragment or not re.fullmatch(r"[!-~]+", value) or "?" in value or "#" in value:
             raise refuse("must have no query, fragment, spaces or non-ASCII characters", allowed=allowed)
         if value.endswith("/") and not trailing_slash:

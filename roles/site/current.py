@@ -20,7 +20,5 @@ def current() -> Site:
         RefusedError: when the inventory did not load one.
     """
     if not _site:
-        raise RefusedError(
-            "the inventory loaded no site file. Use an inventory like inventories/example/inventory.py."
-        )
+        raise RefusedError("the inventory loaded no site file. Use an inventory like inventories/example/inventory.py.")
     return _site[0]

@@ -68,9 +68,7 @@ class SiteFileError(PyinfraGitlabError):
     """The site file is wrong. `problems` holds everything that was found, and `str()` shows all of it."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
-        self.problems: tuple[Problem, ...] = tuple(
-            sorted(problems, key=lambda p: (str(p.file), p.line, p.key))
-        )
+        self.problems: tuple[Problem, ...] = tuple(sorted(problems, key=lambda p: (str(p.file), p.line, p.key)))
         super().__init__(self._text())
 
     def _text(self) -> str:

@@ -41,9 +41,7 @@ def load(file: str | Path) -> Site:
     except ValidationError as error:
         problems += [_problem(document, details) for details in error.errors(include_url=False)]
     told = {problem.key for problem in problems}
-    problems += [
-        problem for problem in _broken(document, rules.check(document.data)) if problem.key not in told
-    ]
+    problems += [problem for problem in _broken(document, rules.check(document.data)) if problem.key not in told]
     if problems or site is None:
         raise SiteFileError([problem for problem in problems if problem.message])
     site._path = path.resolve()
@@ -62,10 +60,7 @@ def dotted(path: KeyPath) -> str:
 
 
 def _broken(document: Document, found: typing.Iterable[rules.Found]) -> list[Problem]:
-    return [
-        Problem(document.file, document.line(f.loc), dotted(f.loc), f.message, f.found, f.allowed)
-        for f in found
-    ]
+    return [Problem(document.file, document.line(f.loc), dotted(f.loc), f.message, f.found, f.allowed) for f in found]
 
 
 def _problem(document: Document, details: ErrorDetails) -> Problem:

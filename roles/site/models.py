@@ -42,9 +42,7 @@ class NodeSettings(StrictModel):
     address: Hostname
     """Where pyinfra reaches it."""
 
-    roles: list[
-        Annotated[str, Field(pattern=f"^({'|'.join(ROLES)})$", description="one of: " + ", ".join(ROLES))]
-    ] = []
+    roles: list[Annotated[str, Field(pattern=f"^({'|'.join(ROLES)})$", description="one of: " + ", ".join(ROLES))]] = []
     """Its Omnibus roles, without the `_role` at their end. None: everything is on, Rails too."""
 
     url: AbsoluteURL | None = None
@@ -140,8 +138,8 @@ class Site(StrictModel):
     def service_desk_addresses(self) -> dict[str, str]:
         """The address of each project that has a suffix, by full path.
 
-        `%{key}` becomes `<full_path_slug>-<suffix>`; the slug is that of Gitlab::Utils.slugify: lower case, anything but
-        letters and digits a hyphen, at most 63 characters, no hyphen at either end.
+        `%{key}` becomes `<full_path_slug>-<suffix>`; the slug is that of Gitlab::Utils.slugify: lower case, a hyphen
+        for anything but letters and digits, at most 63 characters, no hyphen at either end.
         """
         box = self.mail and self.mail.service_desk_email
         if not box:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import difflib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -105,9 +106,7 @@ def _reader(data: Mapping[str, Any]) -> Iterator[Found]:
         return
     rails = [name for name, node in nodes.items() if _rails(node)]
     if reader not in nodes:
-        yield Found(
-            ("mail", "reader"), "is not a node of this site", repr(reader), "one of: " + ", ".join(rails)
-        )
+        yield Found(("mail", "reader"), "is not a node of this site", repr(reader), "one of: " + ", ".join(rails))
     elif reader not in rails:
         roles = ", ".join(map(str, _get(nodes[reader], "roles") or ()))
         yield Found(
@@ -175,8 +174,8 @@ def _mailboxes(data: Mapping[str, Any]) -> Iterator[Found]:
 
 
 def _yaml_safe(loc: Loc, value: str, shown: str) -> Iterator[Found]:
-    """GitLab writes these values into gitlab.yml as Ruby inspects them (gitlab.yml.erb, quote()), and that is not always
-    YAML: `#{`, `#$` and `#@` get a backslash that YAML does not know, which makes the whole file unreadable."""
+    """GitLab writes these values into gitlab.yml as Ruby inspects them (gitlab.yml.erb, quote()), not always as YAML:
+    `#{`, `#$` and `#@` get a backslash that YAML does not know, which makes the whole file unreadable."""
     if _BREAKS_YAML.search(value):
         yield Found(
             loc,
@@ -207,14 +206,14 @@ def _urls(data: Mapping[str, Any]) -> Iterator[Found]:
 def _tokens(data: Mapping[str, Any]) -> Iterator[Found]:
     for kind in KINDS:
         box = _get(data, "mail", kind)
-        if isinstance(box, Mapping) and box.get("delivery_method", "webhook") == "webhook":
-            if _get(data, "mail", "tokens", kind) is None:
-                yield Found(
-                    ("mail", "tokens", kind) if _get(data, "mail", "tokens") else ("mail", "tokens"),
-                    f"has no place for the {kind} token that all Rails nodes share",
-                    "",
-                    f"{kind}: !file PATH (made on the first run if it does not exist), !env NAME or !command LINE",
-                )
+        webhook = isinstance(box, Mapping) and box.get("delivery_method", "webhook") == "webhook"
+        if webhook and _get(data, "mail", "tokens", kind) is None:
+            yield Found(
+                ("mail", "tokens", kind) if _get(data, "mail", "tokens") else ("mail", "tokens"),
+                f"has no place for the {kind} token that all Rails nodes share",
+                "",
+                f"{kind}: !file PATH (made on the first run if it does not exist), !env NAME or !command LINE",
+            )
 
 
 def _gitlab(data: Mapping[str, Any]) -> Iterator[Found]:
@@ -225,9 +224,7 @@ def _gitlab(data: Mapping[str, Any]) -> Iterator[Found]:
         if not isinstance(settings, Mapping):
             continue
         if include and settings:
-            yield Found(
-                loc, "needs gitlab.config: whole", "", "your own gitlab.rb for other settings (mode include)"
-            )
+            yield Found(loc, "needs gitlab.config: whole", "", "your own gitlab.rb for other settings (mode include)")
         for section, keys in settings.items():
             yield from _section(loc, str(section), keys)
     ruby = _get(data, "gitlab", "extra_ruby")
@@ -236,8 +233,6 @@ def _gitlab(data: Mapping[str, Any]) -> Iterator[Found]:
 
 
 def _section(loc: Loc, section: str, keys: Any) -> Iterator[Found]:
-    import difflib
-
     if section not in SECTIONS:
         near = difflib.get_close_matches(section, SECTIONS, n=1)
         yield Found(
@@ -254,9 +249,7 @@ def _section(loc: Loc, section: str, keys: Any) -> Iterator[Found]:
 def _setting(loc: Loc, section: str, key: str) -> Iterator[Found]:
     instead = NEVER_READ.get((section, key))
     if instead:
-        yield Found(
-            loc, "is in GitLab's documentation, but no version of the package ever read it", key, instead
-        )
+        yield Found(loc, "is in GitLab's documentation, but no version of the package ever read it", key, instead)
     elif _ours(section, key):
         yield Found(loc, "is set by this program", key, "mail, or gitlab.internal_api_url, of this file")
 
@@ -275,11 +268,7 @@ def _literals(loc: Loc, value: Any) -> Iterator[Found]:
     elif isinstance(value, list):
         for n, item in enumerate(value):
             yield from _literals((*loc, n), item)
-    elif (
-        isinstance(value, str)
-        and value
-        and names_secret(str(next(p for p in reversed(loc) if isinstance(p, str))))
-    ):
+    elif isinstance(value, str) and value and names_secret(str(next(p for p in reversed(loc) if isinstance(p, str)))):
         yield Found(
             loc,
             "a secret must be a reference, never the value itself",
@@ -291,9 +280,7 @@ def _literals(loc: Loc, value: Any) -> Iterator[Found]:
 def _ruby(text: str, include: bool) -> Iterator[Found]:
     loc: Loc = ("gitlab", "extra_ruby")
     if include:
-        yield Found(
-            loc, "needs gitlab.config: whole", "", "your own gitlab.rb for other settings (mode include)"
-        )
+        yield Found(loc, "needs gitlab.config: whole", "", "your own gitlab.rb for other settings (mode include)")
     for match in _ASSIGNMENT.finditer(text):
         section, key = match.group(1), match.group(2)
         line = f"line {text[: match.start(1)].count(chr(10)) + 1} of the block"
@@ -374,7 +361,7 @@ def check_secrets(site: Site, data: Mapping[str, Any]) -> Iterator[Found]:
 
 
 def _token(loc: Loc, token: Secret) -> Iterator[Found]:
-    """GitLab's own rule: strict base64 of exactly 32 bytes (lib/gitlab/jwt_authenticatable.rb); else every push fails."""
+    """GitLab's own rule: strict base64 of exactly 32 bytes (lib/gitlab/jwt_authenticatable.rb)."""
     allowed = "strict base64 of exactly 32 bytes; make one with: openssl rand -base64 32"
     try:
         length = len(base64.b64decode(token.reveal(), validate=True))

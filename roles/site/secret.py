@@ -86,9 +86,7 @@ class Secret:
         return hash(hmac.new(_HASH_KEY, _bytes(self.__value), hashlib.sha256).digest())
 
     @classmethod
-    def __get_pydantic_core_schema__(
-        cls, source: Any, handler: GetCoreSchemaHandler
-    ) -> core_schema.CoreSchema:
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         return core_schema.is_instance_schema(
             cls, serialization=core_schema.plain_serializer_function_ser_schema(lambda _: MASK)
         )
@@ -139,9 +137,7 @@ class SecretRef(ABC):
         return hash((self.tag, self.argument))
 
     @classmethod
-    def __get_pydantic_core_schema__(
-        cls, source: Any, handler: GetCoreSchemaHandler
-    ) -> core_schema.CoreSchema:
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         def check(value: Any) -> SecretRef:
             if isinstance(value, cls):
                 return value
@@ -183,9 +179,7 @@ class EnvRef(SecretRef):
     def _fetch(self, directory: Path) -> str:
         value = os.environ.get(self.argument)
         if value is None:
-            raise SecretError(
-                f"the environment variable {self.argument} is not set. Export it before the run."
-            )
+            raise SecretError(f"the environment variable {self.argument} is not set. Export it before the run.")
         return value
 
 
@@ -215,7 +209,8 @@ class FileRef(SecretRef):
             raise SecretError(f"the file {path} cannot be read: {reason}.")
         if stat.S_ISREG(mode) and mode & 0o066:
             raise SecretError(
-                f"the file {path} can be read or changed by others (mode {stat.S_IMODE(mode):o}). Run: chmod 600 {shlex.quote(str(path))}"
+                f"the file {path} can be read or changed by others (mode {stat.S_IMODE(mode):o}). "
+                f"Run: chmod 600 {shlex.quote(str(path))}"
             )
         return _text(data, f"the file {path}")
 

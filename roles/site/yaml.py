@@ -85,9 +85,7 @@ def read(file: Path) -> Document:
         document.problems.append(Problem(file, 0, "", f"is not valid YAML: {what}"))
         return document
     if node is None:
-        document.problems.append(
-            Problem(file, 1, "", "is empty", hint="start from inventories/example/site.yml")
-        )
+        document.problems.append(Problem(file, 1, "", "is empty", hint="start from inventories/example/site.yml"))
         return document
     document.data = _Builder(document).build(node, ())
     return document
@@ -134,9 +132,7 @@ class _Builder:
             line = key_node.start_mark.line + 1
             if key in out:
                 first = self.document.lines[inner]
-                self.problem(
-                    key_node, inner, f"stands twice, on lines {first} and {line}", hint="remove one of them"
-                )
+                self.problem(key_node, inner, f"stands twice, on lines {first} and {line}", hint="remove one of them")
                 continue
             self.document.lines[inner] = line
             out[key] = self.build(value, inner)
@@ -207,9 +203,7 @@ class _Builder:
         try:
             return self.constructor.construct_object(node)
         except (yaml.YAMLError, ValueError, KeyError):
-            return self.problem(
-                node, path, f"is not a valid {node.tag.rpartition(':')[2]}", found=str(node.value)
-            )
+            return self.problem(node, path, f"is not a valid {node.tag.rpartition(':')[2]}", found=str(node.value))
 
     def unknown_tag(self, node: yaml.Node, path: KeyPath) -> None:
         hint = "a secret is written as a tag and one text" if node.tag in REFERENCES else ""
@@ -219,6 +213,4 @@ class _Builder:
     def problem(self, node: yaml.Node, path: KeyPath, message: str, **more: str) -> None:
         self.document.broken.add(path)
         key = ".".join(str(part) for part in path)
-        self.document.problems.append(
-            Problem(self.document.file, node.start_mark.line + 1, key, message, **more)
-        )
+        self.document.problems.append(Problem(self.document.file, node.start_mark.line + 1, key, message, **more))

@@ -1,0 +1,86 @@
+"""Is the site what the file says? Read-only: a table for people, JSON for machines, and the exit code."""
+
+from __future__ import annotations
+
+from pyinfra import logger
+from pyinfra import state as pyinfra_state
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from roles.gitlab.checks import configuration
+from roles.mailroom import checks as mail
+from roles.mailroom import deploy as mailroom
+from roles.node import remote
+from roles.node.checks import Check, Verdict
+from roles.rollout.outcome import outcome
+from roles.rollout.run import Run, survey
+from roles.site.secret import scrub
+
+_COLOURS = {Verdict.AS_DECLARED: "green", Verdict.DIFFERS: "red", Verdict.NOT_SEEN: "yellow"}
+
+
+def checks(run: Run) -> list[Check]:
+    """Every check of the site, node by node. Changes nothing."""
+    site = run.site
+    found: list[Check] = []
+    for name in site.nodes:
+        state = run.states[name]
+        found += configuration(site, name, state, run.files[name])
+        found.append(mail.readers(site, name, state))
+    if site.mail:
+        reader = site.mail.reader
+        state = run.states[reader]
+        host = run.state.inventory.get_host(reader)
+        answer = state if isinstance(state, str) else mailroom.probe(site, host)
+        found += mail.tokens(site, run.states, run.tokens.values)
+        found += mail.clocks(site, run.states)
+        found += mail.probed(site, answer)
+        found += mail.reading(site, state, answer)
+    return found
+
+
+def table(found: list[Check], console: Console) -> None:
+    """The checks as a table, one line each, the cures of what is wrong below it."""
+    out = Table(header_style="bold")
+    for title in ("node", "what", "declared", "found", ""):
+        out.add_column(title, overflow="fold")
+    for check in found:
+        colour = _COLOURS[check.verdict]
+        words = (check.node, check.subject, check.declared, check.found)
+        # Text, not markup: what was found is foreign text
+        out.add_row(*(Text(scrub(word)) for word in words), Text(check.verdict.value, style=colour))
+    console.print(out)
+    for check in found:
+        if not check.ok:
+            console.print(Text(scrub(f"{check.verdict.value}: {check.sentence()}"), style=_COLOURS[check.verdict]))
+
+
+def _verify() -> list[Check]:
+    run = survey(pyinfra_state.inventory.state)
+    for kind, origin in run.tokens.origin.items():
+        logger.info(f"    The {kind} token is not kept yet where the site file says ({origin})")
+    found = checks(run)
+    if not outcome.json:
+        console = Console()
+        if not console.is_terminal:
+            console.width = 160
+        table(found, console)
+        for project, address in run.site.service_desk_addresses().items():
+            console.print(Text(f"Service Desk of {project}: {address}"))
+    wrong = [check for check in found if not check.ok]
+    unseen = [check for check in wrong if check.verdict is Verdict.NOT_SEEN]
+    verdict = "as declared" if not wrong else ("could not look" if unseen else "differs")
+    reason = f"{len(found)} checks on {len(run.site.nodes)} nodes"
+    if wrong:
+        reason = f"{len(wrong)} of {reason} ({len(unseen)} could not be looked at)"
+    outcome.end(verdict, reason, checks=[check.__dict__ for check in found])
+    return found
+
+
+_once = remote.Once(_verify)
+
+
+def verify() -> list[Check]:
+    """Look at the whole site once, show it, and set the verdict of the run."""
+    return _once.get()

@@ -1,0 +1,177 @@
+"""The node bundle without a network: the look and the install run in a local shell on a temporary folder."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import subprocess
+
+import pytest
+
+from roles.node.bundle import Bundle, File, Question
+from roles.node.diff import MASK, masked_diff
+from roles.node.facts import FileState, Look, NodeState, parse
+from roles.node.install import install
+from roles.node.plan import changes
+
+USER = pwd.getpwuid(os.getuid()).pw_name
+GROUP = grp.getgrgid(os.getgid()).gr_name
+
+
+def file(path, content=b"new\n", **more) -> File:
+    return File(str(path), content, content.decode(errors="replace"), owner=USER, group=GROUP, **more)
+
+
+def look(*files: File, questions: tuple[Question, ...] = ()) -> NodeState:
+    asked = Look(Bundle(files, questions))
+    done = subprocess.run(["sh", "-c", asked.script], capture_output=True, text=True, check=True)
+    return parse(asked.paths, done.stdout.splitlines())
+
+
+def put(*files: File) -> subprocess.CompletedProcess[str]:
+    script, content = install(changes(files, look(*files)))
+    return subprocess.run(["sh", "-c", script], input=content + "\n", capture_output=True, text=True, check=False)
+
+
+def test_what_is_absent_is_created_and_a_second_look_finds_nothing_to_do(tmp_path):
+    wanted = (file(tmp_path / "a b'c", b"\x00\xff\n", mode=0o640), file(tmp_path / "empty", b""))
+    assert look(*wanted).files[wanted[0].path].absent
+    assert put(*wanted).returncode == 0
+    assert (tmp_path / "a b'c").read_bytes() == b"\x00\xff\n"
+    assert (tmp_path / "a b'c").stat().st_mode & 0o7777 == 0o640
+    assert changes(wanted, look(*wanted)) == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a b'c", "empty"]
+
+
+@pytest.mark.parametrize("drift", ["content", "mode"])
+def test_drift_is_seen_and_put_right(tmp_path, drift):
+    wanted = file(tmp_path / "f")
+    put(wanted)
+    if drift == "content":
+        (tmp_path / "f").write_text("changed by hand\n")
+    else:
+        (tmp_path / "f").chmod(0o644)
+    found = changes((wanted,), look(wanted))
+    assert [drift in change.summary() for change in found] == [True]
+    put(wanted)
+    assert changes((wanted,), look(wanted)) == []
+
+
+def test_nothing_is_installed_when_one_check_fails(tmp_path):
+    good, bad = file(tmp_path / "good"), file(tmp_path / "bad", check='grep -q never "$1" || { echo why not; exit 1; }')
+    done = put(good, bad)
+    assert done.returncode == 1
+    assert "its check failed: why not" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_installed_when_the_disk_is_full(tmp_path):
+    """/dev/full cannot be a folder, so a file size limit stands for a full disk: the write fails in the same place."""
+    old = file(tmp_path / "f", b"old\n")
+    put(old)
+    new = file(tmp_path / "f", b"x" * 200_000)
+    script, content = install(changes((new,), look(new)))
+    limited = "ulimit -f 8; trap '' XFSZ; " + script
+    done = subprocess.run(["sh", "-c", limited], input=content + "\n", capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "is the disk full?" in done.stderr
+    assert (tmp_path / "f").read_bytes() == b"old\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_content_cut_off_on_the_way_changes_nothing(tmp_path):
+    one, two = file(tmp_path / "one"), file(tmp_path / "two")
+    script, content = install(changes((one, two), look(one, two)))
+    half = content.splitlines()[0] + "\n"
+    done = subprocess.run(["sh", "-c", script], input=half, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "did not arrive whole" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_content_is_in_no_command_line(tmp_path):
+    script, content = install(changes((wanted := file(tmp_path / "f", b"s3cret-value\n"),), look(wanted)))
+    assert "s3cret-value" not in script
+    assert "s3cret-value" not in repr(wanted)
+    assert "czNjcmV0LXZhbHVl" in content
+
+
+def test_what_the_operator_had_is_kept_once(tmp_path):
+    (tmp_path / "f").write_text("the operator's\n")
+    for content in (b"first\n", b"second\n"):
+        assert put(file(tmp_path / "f", content, keep_first=str(tmp_path / "f.kept"))).returncode == 0
+    assert (tmp_path / "f").read_text() == "second\n"
+    assert (tmp_path / "f.kept").read_text() == "the operator's\n"
+
+
+def test_a_link_is_not_replaced(tmp_path):
+    (tmp_path / "target").write_text("x")
+    (tmp_path / "f").symlink_to(tmp_path / "target")
+    wanted = file(tmp_path / "f")
+    (change,) = changes((wanted,), look(wanted))
+    assert change.refused is not None
+    assert "symbolic link" in change.refused
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    done = put(file(tmp_path / "no" / "f"))
+    assert done.returncode == 1
+    assert f"{tmp_path}/no does not exist" in done.stderr
+
+
+def test_answers_and_exit_codes_come_back(tmp_path):
+    asked = (Question("a", "printf 'x\\ty\\n'; echo 한"), Question("b", "echo no; false"), Question("c", "exit 3"))
+    state = look(questions=asked)
+    assert state.answer("a") == "x\ty\n한"
+    assert state.answers["b"].rc == 1
+    assert state.answer("b") == ""
+    assert state.answer("missing") == ""
+    assert abs(state.clock - __import__("time").time()) < 30
+
+
+def test_an_answer_that_was_cut_off_is_no_answer():
+    with pytest.raises(ValueError, match="not whole"):
+        parse(("/a",), ["file\t0\tabsent"])
+    with pytest.raises(ValueError, match="not whole"):
+        parse(("/a", "/b"), ["file\t0\tabsent", "clock\t1.5"])
+
+
+def test_two_roles_cannot_want_one_file():
+    with pytest.raises(ValueError, match="/a"):
+        Bundle((file("/a"),)) + Bundle((file("/a"),))
+
+
+def test_owner_and_mode_are_part_of_the_state(tmp_path):
+    wanted = file(tmp_path / "f")
+    put(wanted)
+    state = look(wanted).files[wanted.path]
+    assert state == FileState("regular file", 0o600, USER, GROUP, wanted.sha256)
+
+
+OLD = """external_url 'https://old'
+gitlab_rails['smtp_password'] = "hunter2-abc"
+gitlab_rails['db'] = { 'password' => 'hunter3-abc' }
+  'aws_secret' => 'hunter4-abc',
+# password: hunter5-abc
+postgresql://u:hunter6-abc@h
+mailroom['enable'] = false
+"""
+
+
+def test_no_old_value_is_ever_shown():
+    new = "external_url 'https://new'\ngitlab_rails['x'] = 'new-s3cret'\nmailroom['enable'] = false\n"
+    shown = new.replace("new-s3cret", MASK)
+    lines = "\n".join(masked_diff("/f", OLD, shown, new))
+    assert "hunter" not in lines
+    assert "s3cret" not in lines
+    assert "- gitlab_rails['smtp_password'] = ********" in lines
+    assert "+ external_url 'https://new'" in lines
+    assert "  mailroom['enable'] = false" in lines
+
+
+def test_a_changed_secret_shows_as_a_change():
+    old, new = "a['password'] = 'one'\n", "a['password'] = 'two'\n"
+    lines = masked_diff("/f", old, f"a['password'] = '{MASK}'\n", new)
+    assert [line[0] for line in lines[3:]] == ["-", "+"]
+    assert "one" not in "".join(lines)
