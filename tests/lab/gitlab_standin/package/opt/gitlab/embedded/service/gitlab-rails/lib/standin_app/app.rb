@@ -1,0 +1,75 @@
+# frozen_string_literal: true
+
+require 'ipaddr'
+require_relative 'mail_room_api'
+
+module StandinApp
+  # The Rack application. One JSON line per request goes to standard output, i.e. /var/log/gitlab/puma/current.
+  class App
+    MAIL_ROOM = %r{\A/api/v4/internal/mail_room/(.+)\z}
+    JSON_TYPE = { 'content-type' => 'application/json' }.freeze
+    TEXT = { 'content-type' => 'text/plain; charset=utf-8' }.freeze
+    HTML = { 'content-type' => 'text/html; charset=utf-8' }.freeze
+    PAGE = '<!DOCTYPE html><title>GitLab stand-in</title><h1>Not GitLab</h1>' \
+           '<p>A stand-in for the GitLab Linux package, made for the lab of pyinfra-gitlab.</p>'
+
+    def initialize(api: MailRoomApi.new)
+      @api = api
+      monitoring = Gitlab::MailRoom.gitlab_yml.fetch('monitoring', {})
+      @allowed = monitoring.fetch('ip_whitelist', []).map { |network| IPAddr.new(network) }
+    end
+
+    def call(env)
+      started = Process.clock_gettime(Process::CLOCK_MONOTONIC)
+      status, headers, body = route(env)
+      log(env, status, started)
+      [status, headers, [body]]
+    end
+
+    private
+
+    def route(env)
+      path = env['PATH_INFO']
+      if (match = MAIL_ROOM.match(path)) then mail_room(env, match[1])
+      elsif path.start_with?('/-/') then monitoring(env, path)
+      elsif path.start_with?('/api/') then api(path)
+      elsif path == '/' then [302, { 'location' => '/users/sign_in' }, '']
+      elsif path == '/users/sign_in' then [200, HTML, PAGE]
+      else [404, HTML, PAGE]
+      end
+    end
+
+    def mail_room(env, type)
+      return [405, JSON_TYPE.merge('allow' => 'OPTIONS, POST'), '{"error":"405 Not Allowed"}'] if env['REQUEST_METHOD'] != 'POST'
+
+      status, body = @api.post(type, env['HTTP_GITLAB_MAILROOM_API_REQUEST'], env['rack.input'].read)
+      [status, JSON_TYPE, body.to_json]
+    end
+
+    # Only for addresses in gitlab_rails['monitoring_whitelist'], which are the node itself unless it says
+    # more: everyone else (a load balancer!) gets 404.
+    def monitoring(env, path)
+      return [404, HTML, PAGE] unless @allowed.any? { |network| network.include?(IPAddr.new(env['REMOTE_ADDR'])) }
+
+      case path
+      when '/-/health' then [200, TEXT, 'GitLab OK']
+      when '/-/liveness' then [200, JSON_TYPE, '{"status":"ok"}']
+      when '/-/readiness' then [200, JSON_TYPE, '{"status":"ok","master_check":[{"status":"ok"}]}']
+      else [404, HTML, PAGE]
+      end
+    end
+
+    def api(path)
+      return [401, JSON_TYPE, '{"message":"401 Unauthorized"}'] if %w[/api/v4/version /api/v4/metadata].include?(path)
+
+      [404, JSON_TYPE, '{"error":"404 Not Found"}']
+    end
+
+    def log(env, status, started)
+      seconds = Process.clock_gettime(Process::CLOCK_MONOTONIC) - started
+      $stdout.puts({ time: Time.now.utc.iso8601(3), severity: 'INFO', method: env['REQUEST_METHOD'],
+                     path: env['PATH_INFO'], status: status, duration_s: seconds.round(5),
+                     remote_ip: env['REMOTE_ADDR'], ua: env['HTTP_USER_AGENT'] }.to_json)
+    end
+  end
+end
