@@ -14,8 +14,8 @@ SECTIONS = frozenset(
     gitlab_exporter gitlab_kas gitlab_kas_nginx gitlab_pages gitlab_rails gitlab_shell gitlab_sshd gitlab_workhorse
     high_availability letsencrypt logging logrotate mailroom manage_accounts manage_storage_directories mattermost
     mattermost_nginx nginx node_exporter oak omnibus_gitconfig package pages_nginx patroni pgbouncer pgbouncer_exporter
-    postgres_exporter postgresql praefect prometheus puma redis redis_exporter registry registry_nginx sentinel sidekiq
-    spamcheck storage_check suggested_reviewers user web_server zoekt
+    postgres_exporter postgresql praefect prometheus prometheus_monitoring puma redis redis_exporter registry
+    registry_nginx remote_syslog sentinel sidekiq spamcheck storage_check suggested_reviewers user web_server zoekt
     """.split()
 )
 """Top-level words of `gitlab.rb` that are hashes. The package refuses any other word when it reads the file

@@ -41,7 +41,7 @@ _SECRET_KEY = re.compile(
     r"(password|passwd|secret|token|salt|_secret_key|secret_access_key|private_key|encryption_key|key_base)$",
     re.I,
 )
-_ASSIGNMENT = re.compile(r"^\s*([a-z_]+)\s*(?:\[\s*['\":]?(\w+)['\"]?\s*\]|\s+(?=['\"])|\s*=)", re.M)
+_ASSIGNMENT = re.compile(r"^\s*([a-z_]+)\s*(?:\[\s*['\":]?(\w+)['\"]?\s*\]|[\s(]+(?=['\"%])|\[|\s*=)", re.M)
 _RUBY_SECRET = re.compile(
     r"['\":]?([\w-]*(?:password|passwd|secret|token|salt|private_key|access_key|key_base))['\"]?\]?\s*(?:=>|=|:)\s*(['\"])(?!\2)",
     re.I,
@@ -288,8 +288,8 @@ def _ruby(text: str, include: bool) -> Iterator[Found]:
         if instead:
             message = f"{line}: {section}['{key}'] is in GitLab's documentation, but no version of the package reads it"
             yield Found(loc, message, "", instead)
-        elif (key and _ours(section, key)) or (not key and section in ("external_url", "roles")):
-            name = f"{section}['{key}']" if key else section
+        elif section in ("external_url", "roles") or (key and _ours(section, key)):
+            name = section if section in ("external_url", "roles") else f"{section}['{key}']"
             yield Found(loc, f"{line}: {name} is set by this program", "", "the site file's own key for it")
     for match in _RUBY_SECRET.finditer(text):
         line = f"line {text[: match.start()].count(chr(10)) + 1} of the block"
