@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import difflib
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -268,7 +269,14 @@ def _literals(loc: Loc, value: Any) -> Iterator[Found]:
     elif isinstance(value, list):
         for n, item in enumerate(value):
             yield from _literals((*loc, n), item)
-    elif isinstance(value, str) and value and names_secret(str(next(p for p in reversed(loc) if isinstance(p, str)))):
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield Found(loc, "cannot be written as Ruby", repr(value), "a finite number")
+    elif (
+        isinstance(value, str | int | float)
+        and not isinstance(value, bool)
+        and value != ""
+        and names_secret(str(next(p for p in reversed(loc) if isinstance(p, str))))
+    ):
         yield Found(
             loc,
             "a secret must be a reference, never the value itself",

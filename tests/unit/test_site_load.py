@@ -150,6 +150,13 @@ MISTAKES = {
         "nginx: {listen_port: 80}", "gitlab_rails: {db: {main: {db_password: hunter2-literal}}}", "db_password",
         "gitlab.settings.gitlab_rails.db.main.db_password", ["reference", "!env NAME"],
     ),
+    "literal secret as a number": (
+        "nginx: {listen_port: 80}", "gitlab_rails: {smtp_password: 1234567}", "smtp_password",
+        "gitlab.settings.gitlab_rails.smtp_password", ["not shown", "!env NAME"],
+    ),
+    "number that Ruby cannot write": (
+        "nginx: {listen_port: 80}", "nginx: {x: .nan}", "nginx", "gitlab.settings.nginx.x", ["finite"],
+    ),
     "our own key": (
         "nginx: {listen_port: 80}", "mailroom: {enable: true}", "mailroom", "gitlab.settings.mailroom.enable",
         ["set by this program"],
