@@ -1,7 +1,7 @@
 """Builds the stand-in for the GitLab Linux package as a Debian package.
 
 `package/` is the package as it will lie on a node; this file adds what depends on the version (control file, VERSION,
-manifest), the links to Debian's programs, and packs it. Same input, same bytes: an apt repository of the lab need not change.
+manifest), the links to Debian's programs, and packs it. Same input, same bytes: the apt repository need not change.
 
 Run it by hand with `python -m tests.lab.gitlab_standin.build OUT_DIR [VERSION ...]`.
 """
@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 PACKAGE = HERE / "package"
 
 #: Debian packages that a node needs below the stand-in; the lab bakes them into its base file system.
-DEPENDS = ("ruby", "ruby-mail-room", "puma", "runit", "curl", "procps", "util-linux", "diffutils")
+DEPENDS = ("ruby", "ruby-mail-room", "ruby-faraday", "puma", "runit", "curl", "procps", "util-linux", "diffutils")
 
 #: Every file of the package carries this time (2020-01-01), so that a build is the same tomorrow.
 EPOCH = 1577836800

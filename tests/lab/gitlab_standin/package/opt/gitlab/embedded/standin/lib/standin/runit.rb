@@ -14,22 +14,24 @@ module Standin
     end
 
     # Writes the scripts; a changed one restarts the service.
-    def enable(name, run:, log_dir: "/var/log/gitlab/#{name}", log_owner: 'root')
+    def enable(name, run:, finish: nil, log_dir: "/var/log/gitlab/#{name}", log_owner: 'root')
       @resources.directory(log_dir, owner: log_owner, mode: 0o700)
       @resources.directory("#{SV}/#{name}/log", mode: 0o755)
       @resources.template("#{SV}/#{name}/run", run, mode: 0o755, notifies: [name])
+      @resources.template("#{SV}/#{name}/finish", finish, mode: 0o755) if finish
       @resources.template("#{SV}/#{name}/log/run", log_run(log_dir), mode: 0o755)
       @resources.link("#{INIT}/#{name}", '/opt/gitlab/embedded/bin/sv')
       @fresh << name if @resources.link("#{SERVICE}/#{name}", "#{SV}/#{name}")
     end
 
-    # As runit_service's :disable does: down, then the link goes (and runsvdir ends the supervision).
+    # As runit_service's :disable does: asks for down *without waiting*, then the link goes (and runsvdir ends the
+    # supervision). When reconfigure is through, the process may still be there for a while.
     def disable(name)
       link = Standin.path("#{SERVICE}/#{name}")
       @resources.step("runit_service[#{name}] action disable") do
         next [] unless File.symlink?(link)
 
-        sv('-w', '60', 'down', name)
+        sv('down', name)
         File.delete(link)
         ['disable service']
       end
@@ -43,6 +45,9 @@ module Standin
       sleep 0.1 until @fresh.all? { |name| supervised?(name) } || Time.now > deadline
       missing = @fresh.reject { |name| supervised?(name) }
       raise "unable to open supervise/ok of #{missing.join(', ')}: is gitlab-runsvdir running?" unless missing.empty?
+
+      # one that was disabled a moment ago is still supervised, and wanted down
+      @fresh.each { |name| sv('up', name) }
     end
 
     # Delayed notifications of the run; what has only just been started needs none.
@@ -59,8 +64,12 @@ module Standin
 
     private
 
+    # The pipe outlives its runsv; only with a reader at its other end is the service supervised.
     def supervised?(name)
-      File.exist?("#{SV}/#{name}/supervise/ok")
+      File.open("#{SV}/#{name}/supervise/ok", File::WRONLY | File::NONBLOCK).close
+      true
+    rescue SystemCallError
+      false
     end
 
     def sv(*command, name)

@@ -4,6 +4,14 @@ module Standin
   # The run scripts of the services that the stand-in has, and whether each is on.
   class Scripts
     BIN = '/opt/gitlab/embedded/bin'
+    # As in the real package: five seconds before mail_room comes back, unless the TERM signal killed it. mail_room catches
+    # TERM and exits, so stopping takes these five seconds too ("finish: mailroom: ..." in the status; the process is gone).
+    FINISH = <<~SH
+      #!/bin/sh
+      [ "$2" = 15 ] && exit 0
+      echo "Runit: waiting 5 seconds before restarting mail_room"
+      sleep 5
+    SH
 
     def initialize(node)
       @node = node
@@ -43,10 +51,11 @@ module Standin
         #!/bin/sh
         exec 2>&1
         cd #{RAILS_DIR}/working
-        exec chpst -e /opt/gitlab/etc/gitlab-rails/env -u git:git -U git:git \\
+        echo "Runit: starting mail_room"
+        exec chpst -e /opt/gitlab/etc/gitlab-rails/env -P -u git:git -U git:git \\
           #{BIN}/mail_room -c #{RAILS}/config/mail_room.yml --log-exit-as #{@node.mailroom('exit_log_format')}
       SH
-      { run: run, log_dir: log, log_owner: 'git' }
+      { run: run, finish: FINISH, log_dir: log, log_owner: 'git' }
     end
 
     # jwt_secret_path in mail_room.yml is relative to mail_room's working directory. (On a node without
