@@ -1,0 +1,253 @@
+"""What the lab's nodes are made of: one root file system (cached), one repository of packages, one layer of trust.
+
+The root file system is made once per recipe by mmdebstrap and kept in the user's cache folder. The layer on top of it
+belongs to this checkout: the lab's certificate authority, its ssh keys, host names, package source.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.lab.gitlab_standin.build import DEPENDS
+from tests.lab.gitlab_standin.build import build as build_standin
+
+ROOT = Path(__file__).resolve().parents[2]
+LAB = ROOT / ".lab"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pyinfra-gitlab-lab"
+CONFIG = Path(__file__).with_name("nodes")
+
+DOMAIN = "lab.test"
+MACHINES = {
+    "lb-1": "198.18.0.10",
+    "gitlab-1": "198.18.0.11",
+    "gitlab-2": "198.18.0.12",
+    "gitlab-3": "198.18.0.13",
+    "gitaly-1": "198.18.0.21",
+    "mail-1": "198.18.0.31",
+}
+"""The default site, by name. 198.18.0.0/15 is for benchmarks (RFC 2544) and never routed."""
+BRIDGE_ADDRESS = "198.18.0.1"
+ALIASES = {"lb-1": [f"gitlab.{DOMAIN}"], "mail-1": [f"mail.{DOMAIN}"]}
+
+PACKAGES = """
+    systemd systemd-sysv dbus openssh-server iproute2 iputils-ping ca-certificates curl procps less sudo openssl
+    faketime haproxy dovecot-imapd dovecot-lmtpd postfix
+""".split()
+"""What is in the root file system, besides what the stand-in for GitLab needs: with that in it, installing the stand-in
+takes a second. The real package brings all of its own."""
+
+MASKED = """
+    console-getty.service apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer fstrim.timer
+    systemd-networkd-wait-online.service systemd-timesyncd.service runit.service
+""".split()
+OFF = "haproxy.service dovecot.service dovecot.socket postfix.service".split()
+"""Services that only the lab's own machines start."""
+
+HOOK = f"""\
+set -e
+chroot "$1" useradd --system --no-create-home vmail
+chroot "$1" systemctl disable {" ".join(OFF)} 2>/dev/null || true
+chroot "$1" systemctl mask {" ".join(MASKED)}
+chroot "$1" systemctl enable systemd-networkd
+: > "$1/etc/machine-id"
+rm -f "$1"/etc/ssh/ssh_host_*
+"""
+
+_started = time.monotonic()
+
+
+def say(text: str) -> None:
+    """A line of progress with the seconds since the start."""
+    print(f"[{time.monotonic() - _started:6.1f} s] {text}", file=sys.stderr, flush=True)
+
+
+def run(*command: str | Path, cwd: Path | None = None, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a command of the lab's own making.
+
+    Raises:
+        RuntimeError: when it fails, with its output.
+    """
+    words = [str(word) for word in command]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=cwd, input=stdin)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(words)[:200]} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return done
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time; the lock ends with the process, however that ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def root_file_system() -> Path:
+    """The base of every node; made on first use (about a minute), then taken from the cache."""
+    included = sorted({*PACKAGES, *DEPENDS})
+    recipe = hashlib.sha256(repr((included, HOOK)).encode()).hexdigest()[:12]
+    base = CACHE / recipe
+    with locked(CACHE / "lock"):
+        if not base.exists():
+            say("making the root file system of the nodes (once; about a minute)")
+            part = CACHE / f"{recipe}.part"
+            shutil.rmtree(part, ignore_errors=True)
+            hook = CACHE / f"{recipe}.sh"
+            hook.write_text(HOOK)
+            wanted = f"--include={','.join(included)}"
+            customize = f'--customize-hook=sh {hook} "$1"'
+            run("mmdebstrap", "--variant=minbase", wanted, customize, "bookworm", part)
+            part.rename(base)
+    return base
+
+
+def packages() -> Path:
+    """The folder of .debs that the nodes see as their only apt repository."""
+    folder = LAB / "debs"
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.deb"):
+        old.unlink()
+    given = os.environ.get("LAB_GITLAB_PACKAGE")
+    if given:
+        shutil.copy(given, folder)
+    else:
+        build_standin(folder)
+    index = run("dpkg-scanpackages", "--multiversion", ".", cwd=folder).stdout
+    (folder / "Packages").write_text(index)
+    return folder
+
+
+def keys() -> None:
+    """The lab's keys, passwords and certificates; made once per checkout."""
+    ssh, ca, secret = LAB / "ssh", LAB / "ca", LAB / "secrets"
+    for folder in (ssh, ca, secret):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name in ("id_ed25519", "host_ed25519"):
+        if not (ssh / name).exists():
+            run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", ssh / name)
+    host = " ".join((ssh / "host_ed25519.pub").read_text().split()[:2])
+    names = [f"{name},{address} {host}\n" for name, address in MACHINES.items()]
+    (ssh / "known_hosts").write_text("".join(names))
+    for kind in ("incoming_email", "service_desk_email"):
+        path = secret / f"{kind}_password"
+        if not path.exists():
+            # characters on which careless quoting breaks; no #{ #$ #@, which GitLab's own gitlab.yml does not survive
+            path.touch(mode=0o600)
+            path.write_text("'\"\\ %$&<>" + secrets.token_urlsafe(18))
+    if not (ca / "ca.crt").exists():
+        subject = ("-subj", "/CN=pyinfra-gitlab lab CA")
+        out = ("-keyout", ca / "ca.key", "-out", ca / "ca.crt")
+        run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", *subject, *out)
+    for name in (f"mail.{DOMAIN}", f"gitlab.{DOMAIN}"):
+        certificate(name)
+
+
+def certificate(name: str) -> None:
+    """A certificate for a host name, signed by the lab's CA, as ca/NAME.crt and ca/NAME.key."""
+    ca = LAB / "ca"
+    if (ca / f"{name}.crt").exists():
+        return
+    extensions = ca / f"{name}.ext"
+    extensions.write_text(f"subjectAltName=DNS:{name}\nextendedKeyUsage=serverAuth\n")
+    out = ("-keyout", ca / f"{name}.key", "-out", ca / f"{name}.csr")
+    run("openssl", "req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", *out)
+    signer = ("-CA", ca / "ca.crt", "-CAkey", ca / "ca.key", "-CAcreateserial", "-extfile", extensions)
+    run("openssl", "x509", "-req", "-days", "30", "-in", ca / f"{name}.csr", *signer, "-out", ca / f"{name}.crt")
+
+
+def hosts() -> str:
+    """/etc/hosts of the lab."""
+    lines = ["127.0.0.1 localhost"]
+    lines += [f"{address} {' '.join([name, *ALIASES.get(name, [])])}" for name, address in MACHINES.items()]
+    return "\n".join(lines) + "\n"
+
+
+def layer(base: Path) -> Path:
+    """What all nodes of this checkout have on top of the base: trust, keys, names, package source."""
+    parts = ("ca/ca.crt", "ssh/id_ed25519.pub", "ssh/host_ed25519.pub")
+    content = b"".join((LAB / name).read_bytes() for name in parts) + (hosts() + base.name).encode()
+    folder = LAB / f"layer-{hashlib.sha256(content).hexdigest()[:12]}"
+    if folder.exists():
+        return folder
+    part, work, merged = (LAB / f"layer.{name}" for name in ("part", "work", "merged"))
+    for path in (part, work, merged):
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir()
+    run("mount", "-t", "overlay", "overlay", "-o", f"lowerdir={base},upperdir={part},workdir={work}", merged)
+    try:
+        shutil.copy(LAB / "ca/ca.crt", merged / "usr/local/share/ca-certificates/lab.crt")
+        run("chroot", merged, "update-ca-certificates")
+        put(merged / "root/.ssh/authorized_keys", (LAB / "ssh/id_ed25519.pub").read_text(), 0o600)
+        (merged / "root/.ssh").chmod(0o700)
+        put(merged / "etc/ssh/ssh_host_ed25519_key", (LAB / "ssh/host_ed25519").read_text(), 0o600)
+        put(merged / "etc/ssh/sshd_config.d/lab.conf", "UseDNS no\nMaxStartups 100\nMaxSessions 100\n")
+        put(merged / "etc/hosts", hosts())
+        put(merged / "etc/apt/sources.list", "deb [trusted=yes] file:/srv/debs ./\n")
+        for other in (merged / "etc/apt/sources.list.d").glob("*"):
+            other.unlink()
+    finally:
+        run("umount", merged)
+    for path in (work, merged):
+        shutil.rmtree(path)
+    part.rename(folder)
+    return folder
+
+
+def put(path: Path, text: str, mode: int = 0o644) -> None:
+    """Write a file of a node that is not running."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(mode)
+
+
+def furnish(name: str, root: Path) -> None:
+    """What makes a bare node the machine `name`. `root` is its mounted file system."""
+    put(root / "etc/hostname", name + "\n")
+    network = f"[Match]\nName=host0\n[Network]\nAddress={MACHINES[name]}/24\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n"
+    put(root / "etc/systemd/network/00-host0.network", network)
+    if name == "lb-1":
+        put(root / "etc/haproxy/haproxy.cfg", (CONFIG / "haproxy.cfg").read_text())
+        enable(root, "haproxy.service")
+    if name == "mail-1":
+        put(root / "etc/dovecot/dovecot.conf", (CONFIG / "dovecot.conf").read_text())
+        put(root / "etc/postfix/main.cf", (CONFIG / "main.cf").read_text())
+        for end in ("crt", "key"):
+            put(root / f"etc/dovecot/lab.{end}", (LAB / f"ca/mail.{DOMAIN}.{end}").read_text(), 0o600)
+        users = ""
+        for user, kind in (("incoming", "incoming_email"), ("servicedesk", "service_desk_email")):
+            password = (LAB / f"secrets/{kind}_password").read_text()
+            users += f"{user}@{DOMAIN}:{run('openssl', 'passwd', '-6', '-stdin', stdin=password).stdout.strip()}\n"
+        put(root / "etc/dovecot/users", users)
+        mail = root / "var/mail/virtual"
+        mail.mkdir(parents=True)
+        os.chown(mail, *vmail(root))
+        for unit in ("dovecot.service", "postfix.service"):
+            enable(root, unit)
+
+
+def enable(root: Path, unit: str) -> None:
+    """Start a unit at boot."""
+    link = root / "etc/systemd/system/multi-user.target.wants" / unit
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if not link.is_symlink():
+        link.symlink_to(f"/lib/systemd/system/{unit}")
+
+
+def vmail(root: Path) -> tuple[int, int]:
+    """uid and gid of the mail user inside a node."""
+    for line in (root / "etc/passwd").read_text().splitlines():
+        fields = line.split(":")
+        if fields[0] == "vmail":
+            return int(fields[2]), int(fields[3])
+    raise RuntimeError("the root file system has no user vmail")

@@ -1,0 +1,115 @@
+"""Run the product on the lab, and look at what came of it: what the tests and the demo share."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.lab.lab import Lab
+
+ROOT = Path(__file__).resolve().parents[2]
+RAILS = ("gitlab-1", "gitlab-2", "gitlab-3")
+NODES = (*RAILS, "gitaly-1")
+RECEIVED = "/var/log/gitlab/standin/received.jsonl"
+"""Where the stand-in's API route writes down each mail that it took."""
+
+
+class Result:
+    """How a pyinfra run ended."""
+
+    def __init__(self, done: subprocess.CompletedProcess[str]) -> None:
+        self.code = done.returncode
+        self.screen = done.stderr
+        self.stdout = done.stdout
+
+    @property
+    def last_line(self) -> str:
+        """The one line that says how it ended."""
+        return self.screen.strip().splitlines()[-1]
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The JSON result (runs with `--data format=json`)."""
+        answer: dict[str, Any] = json.loads(self.stdout.strip().splitlines()[-1])
+        return answer
+
+    def check(self, name: str, subject: str) -> dict[str, Any]:
+        """One check of `verify`, by node and the beginning of its subject."""
+        (found,) = [c for c in self.json["checks"] if c["node"] == name and c["subject"].startswith(subject)]
+        return dict(found)
+
+
+class LabSite:
+    """A site file on the lab: a copy of inventories/lab that a test may change."""
+
+    def __init__(self, lab: Lab, folder: Path) -> None:
+        self.lab = lab
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        source = ROOT / "inventories" / "lab"
+        (folder / "inventory.py").write_text((source / "inventory.py").read_text())
+        self.original = (source / "site.yml").read_text().replace("../../.lab", str(ROOT / ".lab"))
+        self.write(self.original)
+
+    def write(self, text: str) -> None:
+        """Replace the site file."""
+        (self.folder / "site.yml").write_text(text)
+
+    def edit(self, *pairs: tuple[str, str]) -> None:
+        """Replace texts in the original site file; each must be there."""
+        text = self.original
+        for old, new in pairs:
+            assert old in text, old
+            text = text.replace(old, new)
+        self.write(text)
+
+    def command(self, *flags: str, deploy: str = "site", yes: bool = True) -> list[str]:
+        """The command line of a run."""
+        head = [sys.executable, "-m", "pyinfra_cli", *(["-y"] if yes else [])]
+        return [*head, str(self.folder / "inventory.py"), f"deploys/{deploy}.py", *flags]
+
+    def run(self, *flags: str, deploy: str = "site", yes: bool = True) -> Result:
+        """Run a deploy in the lab's network."""
+        return Result(self.lab.run(self.command(*flags, deploy=deploy, yes=yes)))
+
+    def ok(self, *flags: str, deploy: str = "site") -> Result:
+        """Run a deploy that must succeed."""
+        result = self.run(*flags, deploy=deploy)
+        assert result.code == 0, result.screen
+        return result
+
+    def verify(self) -> Result:
+        """`verify.py` with its JSON."""
+        return self.run("--data", "format=json", deploy="verify")
+
+    def readers(self) -> dict[str, int]:
+        """How many mail_rooms run on each node, counted by the lab itself."""
+        script = "pgrep -c -f '^[^ ]*ruby[^ ]* [^ ]*mail_room -c' || true"
+        return {name: int(self.lab.sh(name, script).stdout or 0) for name in NODES}
+
+    def received(self) -> list[dict[str, Any]]:
+        """Every mail that GitLab's API took, on any node."""
+        out = []
+        for name in RAILS:
+            text = self.lab.sh(name, f"cat {RECEIVED} 2>/dev/null || true").stdout
+            out += [json.loads(line) for line in text.splitlines()]
+        return out
+
+    def wait_for(self, message_ids: set[str], seconds: float = 60) -> list[dict[str, Any]]:
+        """Wait until all these mails were taken; returns every delivery of them, duplicates too."""
+        deadline = time.monotonic() + seconds
+        while True:
+            got = [mail for mail in self.received() if mail["message_id"].strip("<>") in message_ids]
+            if {mail["message_id"].strip("<>") for mail in got} == message_ids or time.monotonic() > deadline:
+                return got
+            time.sleep(1)
+
+
+def environment() -> dict[str, str]:
+    """The environment of a run, without colours and spinner."""
+    return os.environ | {"PYINFRA_PROGRESS": "off", "NO_COLOR": "1"}
