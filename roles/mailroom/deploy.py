@@ -153,14 +153,17 @@ def gate(run: Run, host: Host) -> None:
     GitLab needs some seconds after a reconfigure before it answers, so checks that fail are tried again for a while.
     """
     deadline = time.monotonic() + run.patience
+    told_at = 0.0
     while True:
         failed = [check for check in before_reading(run, host) if not check.ok]
         if not failed:
             return
         if time.monotonic() > deadline:
             break
-        host.log(f"not ready yet, {len(failed)} checks fail, such as {failed[0].subject}: {failed[0].found}")
-        gevent.sleep(3)
+        if time.monotonic() - told_at > 15:
+            told_at = time.monotonic()
+            host.log(f"not ready yet, {len(failed)} checks fail, such as {failed[0].subject}: {failed[0].found}")
+        gevent.sleep(2)
     told = "\n".join(f"  - {check.sentence()}" for check in failed)
     raise StepError(
         f"mail_room stays off on every node (mails wait in the mailbox), because mail could be lost:\n{told}"

@@ -31,6 +31,7 @@ class Outcome:
         self.dry = False
         self.code = 1
         self._armed = False
+        self._failing = False
 
     def arm(self) -> None:
         """Speak at exit, and turn Ctrl-C into exit code 130. Called once, when the inventory is loaded."""
@@ -47,9 +48,11 @@ class Outcome:
         self._armed = False
 
     def failed(self, reason: str) -> None:
-        """Something went wrong; every reason is told at the end."""
-        self.verdict = "failed"
-        self.reasons.append(scrub(reason))
+        """Something went wrong. The first line of each reason is told again at the end."""
+        if self.verdict != "failed" or not self._failing:
+            self.reasons = []
+        self.verdict, self._failing = "failed", True
+        self.reasons.append(scrub(reason).splitlines()[0])
 
     def refused(self, reasons: list[str]) -> None:
         """Nothing was touched, and why."""
