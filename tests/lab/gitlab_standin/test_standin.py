@@ -467,6 +467,31 @@ def test_an_empty_body_is_accepted_and_makes_nothing(rails: Node, body: str) -> 
 
 
 @pytest.mark.parametrize(
+    ("field", "mails"),
+    [
+        ("Auto-Submitted: auto-generated", 0),
+        ("auto-submitted: auto-replied", 0),
+        ("Auto-Submitted: no ", 1),
+        ("X-Autoreply: yes", 0),
+        ("X-Autoreply: no", 1),
+    ],
+)
+def test_an_automatic_mail_is_accepted_and_makes_nothing(rails: Node, field: str, mails: int) -> None:
+    assert post(rails, signed(b"a" * 32), body=f"{field}\r\nSubject: x\r\n\r\nhello") == (200, mails)
+
+
+def test_the_header_counts_and_not_the_text(rails: Node) -> None:
+    body = "Subject: x\r\n\r\nAuto-Submitted: auto-generated\r\n"
+    assert post(rails, signed(b"a" * 32), body=body) == (200, 1)
+
+
+@pytest.mark.parametrize(("seconds", "status"), [(-240, 200), (-310, 401), (2, 401)])
+def test_how_old_a_token_may_be(rails: Node, seconds: int, status: int) -> None:
+    """Five minutes back, nothing ahead: a reader whose clock is two seconds fast loses its mail."""
+    assert post(rails, signed(b"a" * 32, iat=time.time() + seconds))[0] == status
+
+
+@pytest.mark.parametrize(
     ("secret", "claims"),
     [
         (b"b" * 32, {}),
