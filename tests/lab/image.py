@@ -114,17 +114,22 @@ def root_file_system() -> Path:
 
 def packages() -> Path:
     """The folder of .debs that the nodes see as their only apt repository."""
-    folder = LAB / "debs"
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.deb"):
-        old.unlink()
+    folder, part = LAB / "debs", LAB / "debs.part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
     given = os.environ.get("LAB_GITLAB_PACKAGE")
     if given:
-        shutil.copy(given, folder)
+        shutil.copy(given, part)
     else:
-        build_standin(folder)
-    index = run("dpkg-scanpackages", "--multiversion", ".", cwd=folder).stdout
-    (folder / "Packages").write_text(index)
+        build_standin(part)
+    (part / "Packages").write_text(run("dpkg-scanpackages", "--multiversion", ".", cwd=part).stdout)
+    folder.mkdir(exist_ok=True)  # it is mounted into running nodes: the folder itself must stay the same
+    for old in folder.iterdir():
+        if not (part / old.name).exists():
+            old.unlink()
+    for new in part.iterdir():
+        new.replace(folder / new.name)
+    part.rmdir()
     return folder
 
 
@@ -148,7 +153,7 @@ def keys() -> None:
     if not (ca / "ca.crt").exists():
         subject = ("-subj", "/CN=pyinfra-gitlab lab CA")
         out = ("-keyout", ca / "ca.key", "-out", ca / "ca.crt")
-        run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", *subject, *out)
+        run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "3650", *subject, *out)
     for name in (f"mail.{DOMAIN}", f"gitlab.{DOMAIN}"):
         certificate(name)
 
@@ -163,7 +168,7 @@ def certificate(name: str) -> None:
     out = ("-keyout", ca / f"{name}.key", "-out", ca / f"{name}.csr")
     run("openssl", "req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", *out)
     signer = ("-CA", ca / "ca.crt", "-CAkey", ca / "ca.key", "-CAcreateserial", "-extfile", extensions)
-    run("openssl", "x509", "-req", "-days", "30", "-in", ca / f"{name}.csr", *signer, "-out", ca / f"{name}.crt")
+    run("openssl", "x509", "-req", "-days", "3650", "-in", ca / f"{name}.csr", *signer, "-out", ca / f"{name}.crt")
 
 
 def hosts() -> str:

@@ -6,8 +6,10 @@ network namespace. Nothing leaves that namespace, so two labs (`LAB_NAME`) can r
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +20,8 @@ from tests.lab import image
 from tests.lab.image import LAB, MACHINES, ROOT, run, say
 
 CGROUPS = Path("/sys/fs/cgroup")
+PORTS = {"lb-1": (80,), "mail-1": (25, 143, 993)}
+"""What the lab's own machines serve, besides ssh."""
 REBOOT = 133
 """Exit code of systemd-nspawn when the container asked for a reboot."""
 
@@ -43,10 +47,12 @@ class Lab:
     """
 
     def __init__(self, name: str | None = None) -> None:
-        default = "lab" + hashlib.sha256(str(ROOT).encode()).hexdigest()[:5]
-        self.name = name or os.environ.get("LAB_NAME") or default
+        checkout = hashlib.sha256(str(ROOT).encode()).hexdigest()[:6]
+        self.name = name or os.environ.get("LAB_NAME") or "lab"
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,19}", self.name):
+            raise SystemExit(f"LAB_NAME={self.name!r}: a lab's name has at most 20 small letters, digits and hyphens")
         self.folder = LAB / "labs" / self.name
-        self.namespace = f"pg-{self.name}"
+        self.namespace = f"pg-{checkout}-{self.name}"
         self.bridge = "br0"
 
     # The lab as a whole
@@ -64,6 +70,9 @@ class Lab:
             image.keys()
             image.packages()
             image.layer(base)
+            self._up()
+
+    def _up(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         image.put(self.folder / "hosts", image.hosts())
         if not Path("/run/netns", self.namespace).exists():
@@ -84,10 +93,15 @@ class Lab:
 
     def down(self) -> None:
         """Stop everything of this lab and remove it: processes, mounts, namespace, files."""
-        for name in MACHINES:
-            self._stop(name)
-        run("ip", "netns", "del", self.namespace) if Path("/run/netns", self.namespace).exists() else None
-        shutil.rmtree(self.folder, ignore_errors=True)
+        with image.locked(LAB / "lock"):
+            for name in MACHINES:
+                self._stop(name)
+            if Path("/run/netns", self.namespace).exists():
+                for pid in run("ip", "netns", "pids", self.namespace).stdout.split():
+                    kill(int(pid))  # left behind by a `lab run`
+                run("ip", "netns", "del", self.namespace)
+            if self.folder.exists():
+                shutil.rmtree(self.folder)
 
     def status(self) -> dict[str, str]:
         """State of each node: `running`, `cut` or `off`."""
@@ -98,7 +112,7 @@ class Lab:
         return out
 
     def wait(self, *names: str, seconds: float = 60) -> None:
-        """Wait until these nodes take ssh connections.
+        """Wait until these nodes take ssh connections, and the lab's own machines do their work.
 
         Raises:
             TimeoutError: naming those that do not, with the end of their console.
@@ -106,10 +120,10 @@ class Lab:
         deadline = time.monotonic() + seconds
         left = list(names)
         while left:
-            left = [n for n in left if self._in_network("bash", "-c", f"</dev/tcp/{MACHINES[n]}/22").returncode != 0]
+            left = [name for name in left if not self._answers(name)]
             if left and time.monotonic() > deadline:
                 console = (self.folder / left[0] / "console").read_text(errors="replace")[-1500:]
-                raise TimeoutError(f"no ssh on {', '.join(left)} after {seconds} s; {left[0]} said:\n{console}")
+                raise TimeoutError(f"{', '.join(left)} not ready after {seconds} s; {left[0]} said:\n{console}")
             time.sleep(0.1)
 
     # One node
@@ -167,7 +181,8 @@ class Lab:
         """Process id of the node's systemd, as seen from outside; None when the node is off."""
         for nspawn in children(self._pid(name)):
             for child in children(nspawn):
-                return child
+                if is_init(child):
+                    return child
         return None
 
     # Commands in the lab's network
@@ -175,7 +190,7 @@ class Lab:
     def command(self, command: list[str]) -> list[str]:
         """The command line that runs `command` in the lab's network, with the lab's host names."""
         inner = 'mount --bind "$0" /etc/hosts && exec "$@"'
-        unshare = ["unshare", "--mount", "--propagation", "private", "sh", "-c", inner]
+        unshare = ["unshare", "--mount", "--propagation", "slave", "sh", "-c", inner]
         return ["nsenter", f"--net=/run/netns/{self.namespace}", *unshare, str(self.folder / "hosts"), *command]
 
     def run(self, command: list[str], stdin: str = "", timeout: float = 600) -> subprocess.CompletedProcess[str]:
@@ -192,10 +207,16 @@ class Lab:
         words = ["nsenter", f"--net=/run/netns/{self.namespace}", *command]
         return subprocess.run(words, capture_output=True, text=True, check=False)
 
+    def _answers(self, name: str) -> bool:
+        ports = (22, *PORTS.get(name, ()))
+        script = " && ".join(f"(</dev/tcp/{MACHINES[name]}/{port})" for port in ports)
+        return self._in_network("bash", "-c", script).returncode == 0
+
     def _pid(self, name: str) -> int | None:
         try:
             pid = int((self.folder / name / "pid").read_text())
-            return pid if f"/{name}" in Path(f"/proc/{pid}/cmdline").read_text() else None
+            words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+            return pid if str(self.folder / name) in words else None
         except (OSError, ValueError):
             return None
 
@@ -227,20 +248,30 @@ class Lab:
         for pid in [*tree, leader]:
             if pid:
                 kill(pid)
+        for tree_name in ("systemd", "unified", "."):
+            end_cgroup(CGROUPS / tree_name / self._cgroup(name))
         for pid in [*tree, leader]:
             deadline = time.monotonic() + 10
             while pid and alive(pid) and time.monotonic() < deadline:
                 time.sleep(0.02)
-        for tree_name in ("systemd", "unified", "."):
-            remove_cgroup(CGROUPS / tree_name / self._cgroup(name))
         self._in_network("ip", "link", "del", f"vb-{name}")
         if os.path.ismount(folder / "merged"):
             run("umount", "--recursive", folder / "merged")
-        if not keep:
-            shutil.rmtree(folder, ignore_errors=True)
+        if not keep and folder.exists():
+            shutil.rmtree(folder)
 
     def _cgroup(self, name: str) -> str:
-        return f"pyinfra-gitlab-lab-{self.name}-{name}"
+        return f"{self.namespace}-{name}"
+
+
+def is_init(pid: int) -> bool:
+    """Whether a process is number 1 in a process namespace of its own: a node's systemd, not nspawn's first child."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    ids = next(line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:"))
+    return len(ids) > 1 and ids[-1] == "1"
 
 
 def children(pid: int | None) -> list[int]:
@@ -261,29 +292,27 @@ def kill(pid: int) -> None:
 
 def alive(pid: int) -> bool:
     """Whether a process runs (a zombie does not)."""
-    try:
+    with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)  # ours to bury, when this very process started it
-    except ChildProcessError:
-        pass
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
 
 
-def remove_cgroup(path: Path) -> None:
-    """Remove a cgroup and those below it; they are empty by now."""
+def end_cgroup(path: Path) -> None:
+    """Kill every process in a cgroup and below it, then remove it. (A node can outlive its nspawn.)"""
     if not path.is_dir() or path == CGROUPS:
         return
-    for folder, _, _ in sorted(os.walk(path), reverse=True):
-        for _ in range(50):
+    deadline = time.monotonic() + 10
+    while path.is_dir() and time.monotonic() < deadline:
+        for folder, _, _ in sorted(os.walk(path), reverse=True):
             try:
+                for word in Path(folder, "cgroup.procs").read_text().split():
+                    kill(int(word))
                 os.rmdir(folder)
-                break
-            except FileNotFoundError:
-                break
             except OSError:
-                time.sleep(0.05)  # the kernel is still burying processes
+                time.sleep(0.01)  # the kernel is still burying processes
 
 
 def check_machine() -> None:

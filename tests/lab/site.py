@@ -53,7 +53,10 @@ class LabSite:
         folder.mkdir(parents=True, exist_ok=True)
         source = ROOT / "inventories" / "lab"
         (folder / "inventory.py").write_text((source / "inventory.py").read_text())
-        self.original = (source / "site.yml").read_text().replace("../../.lab", str(ROOT / ".lab"))
+        text = (source / "site.yml").read_text()
+        for kind in ("incoming_email", "service_desk_email"):  # tokens of its own: two labs must not share them
+            text = text.replace(f"../../.lab/secrets/{kind}_token", f"secrets/{kind}_token")
+        self.original = text.replace("../../.lab", str(ROOT / ".lab"))
         self.write(self.original)
 
     def write(self, text: str) -> None:

@@ -86,7 +86,10 @@ def test_two_mail_rooms_on_the_reader_are_stopped_and_one_started(site):
 @pytest.mark.parametrize(
     ("spoilt", "told"),
     [
-        ({"app-2": "connection refused"}, "app-2 could not be looked at (connection refused). It might be reading mail"),
+        (
+            {"app-2": "connection refused"},
+            "app-2 could not be looked at (connection refused). It might be",
+        ),
         ({"gitlab__version": ""}, "the GitLab package is not installed"),
         ({"gitlab__version": "gitlab-ee 18.10.0"}, "GitLab 18.10.0 is installed, the site file says 18.11.11"),
     ],
@@ -115,7 +118,9 @@ def test_limit_to_another_node_does_not_start_the_reader(site):
 BOOLS = st.booleans()
 
 
-@given(running=st.tuples(BOOLS, BOOLS, BOOLS), changed=st.tuples(BOOLS, BOOLS, BOOLS), limit=st.tuples(BOOLS, BOOLS, BOOLS))
+@given(
+    running=st.tuples(BOOLS, BOOLS, BOOLS), changed=st.tuples(BOOLS, BOOLS, BOOLS), limit=st.tuples(BOOLS, BOOLS, BOOLS)
+)
 def test_never_two_readers_whatever_is_found(tmp_path_factory, running, changed, limit):
     """After the steps of any plan that is not refused, at most the declared reader runs."""
     site = sites.site(tmp_path_factory.mktemp("site"))
