@@ -22,6 +22,14 @@ from tests.lab.image import LAB, MACHINES, ROOT, run, say
 CGROUPS = Path("/sys/fs/cgroup")
 PORTS = {"lb-1": (80,), "mail-1": (25, 143, 993)}
 """What the lab's own machines serve, besides ssh."""
+NEEDED = {
+    "systemd-nspawn": "systemd-container",
+    "mmdebstrap": "mmdebstrap",
+    "ip": "iproute2",
+    "dpkg-scanpackages": "dpkg-dev",
+    "openssl": "openssl",
+}
+"""Commands that the lab runs on this machine, and their Debian packages."""
 REBOOT = 133
 """Exit code of systemd-nspawn when the container asked for a reboot."""
 
@@ -324,8 +332,7 @@ def check_machine() -> None:
     missing = []
     if os.geteuid() != 0:
         missing.append("root: systemd-nspawn boots real systemd, and the network namespace needs it. Use sudo.")
-    for command, package in (("systemd-nspawn", "systemd-container"), ("mmdebstrap", "mmdebstrap"),
-                             ("ip", "iproute2"), ("dpkg-scanpackages", "dpkg-dev"), ("openssl", "openssl")):  # fmt: skip
+    for command, package in NEEDED.items():
         if not shutil.which(command):
             missing.append(f"{command}: run `apt-get install {package}`, or `make demo`, which does it for you.")
     if "overlay" not in Path("/proc/filesystems").read_text():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -73,7 +72,7 @@ class LabSite:
 
     def command(self, *flags: str, deploy: str = "site", yes: bool = True) -> list[str]:
         """The command line of a run."""
-        head = [sys.executable, "-m", "pyinfra_cli", *(["-y"] if yes else [])]
+        head = [str(Path(sys.executable).with_name("pyinfra")), *(["-y"] if yes else [])]
         return [*head, str(self.folder / "inventory.py"), f"deploys/{deploy}.py", *flags]
 
     def run(self, *flags: str, deploy: str = "site", yes: bool = True) -> Result:
@@ -111,8 +110,3 @@ class LabSite:
             if {mail["message_id"].strip("<>") for mail in got} == message_ids or time.monotonic() > deadline:
                 return got
             time.sleep(1)
-
-
-def environment() -> dict[str, str]:
-    """The environment of a run, without colours and spinner."""
-    return os.environ | {"PYINFRA_PROGRESS": "off", "NO_COLOR": "1"}
