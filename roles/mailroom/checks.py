@@ -155,7 +155,7 @@ def _route(site: Site, name: str, got: Mapping[str, Any]) -> Check:
     if got["wrong"] != 401:
         cures = {
             200: "This is not GitLab's API, or it checks nothing. Check external_url, internal_api_url and nodes.url.",
-            500: f"Its token file is probably not base64 of 32 bytes: `gitlab-ctl tail puma` on {node}; run site.py again.",
+            500: f"Its token file is probably not base64 of 32 bytes: see `gitlab-ctl tail puma` on {node}.",
             404: "This address is not GitLab's API. Check external_url, internal_api_url and nodes.url.",
         }
         cure = cures.get(

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from roles.rollout.run import Run
 
 
+ENDING = 20.0
+"""Seconds that a mail_room that was told to stop may take to end; the package's runit gives it five."""
+
+
 def stop_readers(run: Run) -> None:
     """Step: stop mail_room where it must not run now."""
     step(
@@ -97,14 +101,17 @@ def stop(host: Host) -> None:
 
 def see_stopped(run: Run, nodes: list[str]) -> None:
     """See from the processes that none of `nodes` reads, also those that this run does not change."""
-    states = run.look()
-    reading = {}
-    for name in nodes:
-        state = states[name]
-        if isinstance(state, str):
-            reading[name] = f"could not be looked at ({state})"
-        elif facts.readers(state):
-            reading[name] = f"still reads (process {', '.join(map(str, facts.readers(state)))})"
+    deadline = time.monotonic() + ENDING
+    while True:
+        reading = {}
+        for name, state in run.look().items():
+            if name in nodes and isinstance(state, str):
+                reading[name] = f"could not be looked at ({state})"
+            elif name in nodes and not isinstance(state, str) and facts.readers(state):
+                reading[name] = f"still reads (process {', '.join(map(str, facts.readers(state)))})"
+        if not reading or time.monotonic() > deadline:
+            break
+        gevent.sleep(1)
     if reading:
         told = "; ".join(f"{name} {why}" for name, why in reading.items())
         raise StepError(f"{told}. Nothing is enabled until mail_room was seen stopped on all of them.")
@@ -112,11 +119,16 @@ def see_stopped(run: Run, nodes: list[str]) -> None:
 
 def see_one(run: Run) -> None:
     """See that mail_room runs on the declared reader, once, and nowhere else; then the run is at its end."""
-    found: dict[str, int | str] = {}
-    for name, state in run.look().items():
-        found[name] = state if isinstance(state, str) else len(facts.readers(state))
     wanted = {name: int(name == run.plan.reader) for name in run.site.nodes}
-    wrong = {name: count for name, count in found.items() if count != wanted[name]}
+    deadline = time.monotonic() + ENDING
+    while True:
+        found = {
+            name: state if isinstance(state, str) else len(facts.readers(state)) for name, state in run.look().items()
+        }
+        wrong = {name: count for name, count in found.items() if count != wanted[name]}
+        if not wrong or time.monotonic() > deadline:
+            break
+        gevent.sleep(1)
     if wrong and not (run.limited and set(wrong) == {run.plan.reader}):
         told = "; ".join(f"{name}: {count}" for name, count in wrong.items())
         raise StepError(f"the mail_rooms that run are not the declared ones ({told}). Run again.")
@@ -150,7 +162,7 @@ def before_reading(run: Run, host: Host) -> list[Check]:
 def gate(run: Run, host: Host) -> None:
     """Refuse to start mail_room unless everything that it needs was seen to work.
 
-    GitLab needs some seconds after a reconfigure before it answers, so checks that fail are tried again for a while.
+    GitLab needs some seconds after a reconfigure before it answers, so routes that fail are tried again for a while.
     """
     deadline = time.monotonic() + run.patience
     told_at = 0.0
@@ -158,7 +170,8 @@ def gate(run: Run, host: Host) -> None:
         failed = [check for check in before_reading(run, host) if not check.ok]
         if not failed:
             return
-        if time.monotonic() > deadline:
+        waits = all(check.subject.startswith("POST ") for check in failed)  # only routes come up by waiting
+        if not waits or time.monotonic() > deadline:
             break
         if time.monotonic() - told_at > 15:
             told_at = time.monotonic()

@@ -14,6 +14,9 @@ import sys
 from types import FrameType
 from typing import Any
 
+from pyinfra import state
+from pyinfra.api.state import StateStage
+
 from roles.site.secret import scrub
 
 GOOD = ("as declared", "changed", "would change")
@@ -78,7 +81,7 @@ class Outcome:
         good = self.verdict in GOOD
         reasons = "; ".join(dict.fromkeys(self.reasons))
         if not reasons and not good:
-            reasons = "the cause is told above; the same command again finishes the job"
+            reasons = _unreachable() or "the cause is told above; the same command again finishes the job"
         sys.stdout.flush()
         if self.json:
             answer = {"result": self.verdict, "reasons": list(dict.fromkeys(self.reasons)), **self.details}
@@ -90,6 +93,22 @@ class Outcome:
         )
         if not good:
             os._exit(self.code)  # at this point the only way left to make sure that no failure exits 0
+
+
+def _unreachable() -> str:
+    """Why the run ended while it was connecting; empty when it did not."""
+    try:
+        if state.current_stage > StateStage.Connect:
+            return ""
+        names = sorted(str(host.name) for host in state.failed_hosts)
+    except (AttributeError, TypeError):  # pyinfra had no state yet
+        return ""
+    if not names:
+        return ""
+    return (
+        f"{', '.join(names)} could not be reached. It might be reading mail, so nothing was changed anywhere. "
+        "Bring it back, or take it out of the site file once it is switched off for good"
+    )
 
 
 outcome = Outcome()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -26,7 +27,9 @@ def lab() -> Iterator[Lab]:
 def fresh(lab: Lab) -> LabSite:
     """The lab's site on new nodes: nothing is installed on them yet."""
     lab.reset()
-    return LabSite(lab, LAB / "tests" / lab.name)
+    folder = LAB / "tests" / lab.name
+    shutil.rmtree(folder, ignore_errors=True)
+    return LabSite(lab, folder)
 
 
 @pytest.fixture(scope="module")

@@ -177,7 +177,7 @@ class Lab:
         leader = self.leader(name)
         if leader is None:
             raise RuntimeError(f"{name} is off")
-        command = ["nsenter", "-t", str(leader), "-m", "-u", "-i", "-n", "-p", "-C", "--root", "--wd=/"]
+        command = ["nsenter", "-t", str(leader), "-m", "-u", "-i", "-n", "-p", "-C", "--root", "--wdns=/"]
         path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         command += ["env", "-i", path, "HOME=/root", "LANG=C.UTF-8", "sh", "-c", script]
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, errors="replace", check=False)

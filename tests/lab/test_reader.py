@@ -99,6 +99,7 @@ def second_reader(site: LabSite) -> str:
     yml = site.lab.sh("gitlab-1", "cat /var/opt/gitlab/gitlab-rails/etc/gitlab.yml").stdout
     return (
         "cat > /var/opt/gitlab/gitlab-rails/etc/gitlab.yml <<'YML'\n" + yml + "\nYML\n"
+        "install -d -o git /var/log/gitlab/mailroom\n"
         "cd /var/opt/gitlab/gitlab-rails/working; setsid chpst -u git /opt/gitlab/embedded/bin/mail_room -c "
         "/opt/gitlab/embedded/service/gitlab-rails/config/mail_room.yml >/tmp/by-hand.log 2>&1 </dev/null & "
         "sleep 3; pgrep -f 'mail_room -c'"
