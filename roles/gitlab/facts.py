@@ -16,6 +16,8 @@ from roles.node.facts import NodeState
 
 STATE_DIR = "/var/lib/pyinfra-gitlab"
 """What we remember on a node (root only)."""
+WRITTEN = "/etc /var /opt /etc/gitlab /var/opt/gitlab"
+"""Folders that `gitlab-ctl reconfigure` and we write to; each may be a file system of its own."""
 STAMP = f"{STATE_DIR}/reconfigured"
 """Holds the fingerprint of the configuration at the last `gitlab-ctl reconfigure` of ours that ended well."""
 FINGERPRINT = f"cat {GITLAB_RB} {MAIL_RB} 2>/dev/null | sha256sum | cut -d' ' -f1"
@@ -74,7 +76,10 @@ def questions(include: bool) -> tuple[Question, ...]:
         # The first line of the manifest names the package and its version on every distribution.
         Question("gitlab.version", "head -n 1 /opt/gitlab/version-manifest.txt"),
         Question("gitlab.reconfigured", f'[ "$(cat {STAMP})" = "$({FINGERPRINT})" ] && echo yes'),
-        Question("gitlab.free_kib", "df -Pk /etc /var /opt | awk 'NR > 1 {print $4}' | sort -n | head -n 1"),
+        Question(
+            "gitlab.free_kib",
+            "df -Pk /etc /var /opt /etc/gitlab /var/opt/gitlab 2>/dev/null | awk 'NR > 1 {print $4}' | sort -n | head -n 1",
+        ),
     ]
     if include:
         asked.append(Question("gitlab.include", f"[ -x {RUBY} ] && {include_command('check')}"))

@@ -69,8 +69,7 @@ class Outcome:
         self.details |= details
 
     def _interrupted(self, number: int, frame: FrameType | None) -> None:
-        self.verdict = "failed"
-        self.reasons.append(
+        self.failed(
             f"interrupted by {signal.Signals(number).name}. A command that was running on a node may still run there; "
             "the same command again finishes the job."
         )

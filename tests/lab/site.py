@@ -44,13 +44,15 @@ class Result:
 
 
 class LabSite:
-    """A site file on the lab: a copy of inventories/lab that a test may change."""
+    """A site on the lab: inventories/lab as it is, or, in another folder, a copy that a test may change."""
 
     def __init__(self, lab: Lab, folder: Path) -> None:
         self.lab = lab
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
         source = ROOT / "inventories" / "lab"
+        if folder == source:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "inventory.py").write_text((source / "inventory.py").read_text())
         text = (source / "site.yml").read_text()
         for kind in ("incoming_email", "service_desk_email"):  # tokens of its own: two labs must not share them
