@@ -10,7 +10,7 @@ from roles.rollout.run import begin
 
 run = begin()
 
-if run.plan.work:
+if run.work:
     gitlab.install_package(run)
     mailroom.stop_readers(run)
     mailroom.see_readers_stopped(run)

@@ -78,7 +78,7 @@ def questions(include: bool) -> tuple[Question, ...]:
         Question("gitlab.reconfigured", f'[ "$(cat {STAMP})" = "$({FINGERPRINT})" ] && echo yes'),
         Question(
             "gitlab.free_kib",
-            "df -Pk /etc /var /opt /etc/gitlab /var/opt/gitlab 2>/dev/null | awk 'NR > 1 {print $4}' | sort -n | head -n 1",
+            f"df -Pk {WRITTEN} 2>/dev/null | awk 'NR > 1 {{print $4}}' | sort -n | head -n 1",
         ),
     ]
     if include:

@@ -70,6 +70,18 @@ class Run:
         """True on the reader when mail_room has to be started."""
         return self.plan.start and self.name == self.plan.reader
 
+    @property
+    def work(self) -> bool:
+        """False when everything is as declared: then there are no steps."""
+        return self.plan.work or bool(self.tokens.keep)
+
+    def summary(self) -> dict[str, list[str]]:
+        """What is done where, as lines for an operator; `(here)` is the machine that the run is started on."""
+        here = [
+            f"keep the {kind} token, {self.tokens.origin[kind]}, in {path}" for kind, path in self.tokens.keep.items()
+        ]
+        return ({"(here)": here} if here else {}) | self.plan.summary()
+
     def look(self) -> dict[str, NodeState | str]:
         """Look at every node afresh."""
         return remote.look_all(self.state, bundles(self.site, self.files))
@@ -98,7 +110,7 @@ class Run:
 
     def finish(self) -> None:
         """The run is at its end and everything is as declared."""
-        summary = self.plan.summary()
+        summary = self.summary()
         outcome.end("changed", ", ".join(summary), changes=summary)
 
 
@@ -135,12 +147,10 @@ def _begin() -> Run:
     if run.plan.refused:
         outcome.refused(list(run.plan.refused))
         raise RefusedError("nothing was touched:\n" + "\n".join(f"  - {reason}" for reason in run.plan.refused))
-    if not run.plan.work:
+    if not run.work:
         outcome.end("as declared", f"all {len(run.site.nodes)} nodes; nothing to do", changes={})
         return run
-    summary = run.plan.summary()
-    for kind, origin in run.tokens.origin.items():
-        logger.info(f"    The {kind} token is {origin}; it is kept in {run.tokens.keep[kind]}")
+    summary = run.summary()
     for name, lines in summary.items():
         for line in lines:
             logger.info(f"    {name}: {line}")

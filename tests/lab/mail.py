@@ -21,7 +21,7 @@ _LOOK = """
 import imaplib, json, ssl, sys
 user, password, folder = json.load(sys.stdin)
 with imaplib.IMAP4_SSL("mail.lab.test", 993, ssl_context=ssl.create_default_context(cafile=sys.argv[1])) as imap:
-    imap.login(user, '"' + password.replace("\\\\", "\\\\\\\\").replace('"', '\\\\"') + '"')
+    imap.login(user, password)
     imap.select(folder, readonly=True)
     count = lambda *what: len(imap.uid("search", *what)[1][0].split())
     print(json.dumps([count("ALL"), count("UNSEEN"), count("DELETED")]))

@@ -21,7 +21,7 @@ def test_bare_nodes_to_exactly_one_reader(fresh: LabSite) -> None:
 
     first = fresh.run()
     assert first.code == 0, first.screen
-    assert first.last_line.startswith("pyinfra-gitlab: changed: gitlab-1")
+    assert first.last_line.startswith("pyinfra-gitlab: changed: (here), gitlab-1")
     assert fresh.readers() == {"gitlab-1": 1, "gitlab-2": 0, "gitlab-3": 0, "gitaly-1": 0}
 
 
