@@ -36,8 +36,11 @@ ROLES = (
     "consul",
     "pages",
     "gitaly",
+    "spamcheck",
+    "backup",
 )
-"""Omnibus roles, without the `_role` that `gitlab.rb` wants behind them. There is none for mail_room."""
+"""Omnibus roles, without the `_role` that `gitlab.rb` wants behind them. There is none for mail_room. `spamcheck` ends
+with 18.11, `backup` begins with 19.0; the package refuses a role that it does not know."""
 
 RAILS_ROLES = frozenset({"application", "sidekiq", "postgres", "patroni", "geo_primary", "geo_secondary"})
 """Roles under which Rails is on, `gitlab.yml` and the token files are rendered, and mail_room can work. A node without

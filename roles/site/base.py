@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable
-from typing import Annotated, ClassVar
+from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -23,9 +23,6 @@ class StrictModel(BaseModel):
         use_attribute_docstrings=True,
         validate_default=True,
     )
-
-    WAY_OUT: ClassVar[dict[str, str]] = {}
-    """Keys that people write here although they do not exist, and what to do instead."""
 
 
 def refuse(message: str, *, allowed: str = "", hint: str = "", found: str = "") -> PydanticCustomError:

@@ -25,6 +25,8 @@ KINDS = ("incoming_email", "service_desk_email")
 IGNORED = {
     "mail.service_desk_email.delete_after_delivery": "the package never renders this for Service Desk: it is always on",
     "mail.service_desk_email.expunge_deleted": "the package never renders this for Service Desk: it is always off",
+    "mail.incoming_email.email": "the login name at the IMAP server is called user here",
+    "mail.service_desk_email.email": "the login name at the IMAP server is called user here",
 }
 """Keys that one would expect, and why they do not exist."""
 
@@ -215,6 +217,8 @@ def _tokens(data: Mapping[str, Any]) -> Iterator[Found]:
                 "",
                 f"{kind}: !file PATH (made on the first run if it does not exist), !env NAME or !command LINE",
             )
+        elif box is None and _get(data, "mail", "tokens", kind) is not None:
+            yield Found(("mail", "tokens", kind), f"is for nothing: there is no mail.{kind}", "", "a mailbox for it")
 
 
 def _gitlab(data: Mapping[str, Any]) -> Iterator[Found]:
@@ -228,9 +232,25 @@ def _gitlab(data: Mapping[str, Any]) -> Iterator[Found]:
             yield Found(loc, "needs gitlab.config: whole", "", "your own gitlab.rb for other settings (mode include)")
         for section, keys in settings.items():
             yield from _section(loc, str(section), keys)
+    yield from _roles(data)
+    revision, version = _get(data, "gitlab", "package", "revision"), _get(data, "gitlab", "version")
+    if isinstance(revision, str) and isinstance(version, str) and not revision.startswith(f"{version}-"):
+        allowed = f"one that begins with {version}-"
+        yield Found(("gitlab", "package", "revision"), "is not of gitlab.version", repr(revision), allowed)
     ruby = _get(data, "gitlab", "extra_ruby")
     if isinstance(ruby, str):
         yield from _ruby(ruby, include)
+
+
+def _roles(data: Mapping[str, Any]) -> Iterator[Found]:
+    major = re.match(r"(\d+)\.", str(_get(data, "gitlab", "version") or ""))
+    unknown = {"spamcheck"} if major and int(major.group(1)) >= 19 else {"backup"}
+    for name, node in _items(data, "nodes"):
+        roles = _get(node, "roles")
+        for n, role in enumerate(roles if isinstance(roles, list) else ()):
+            if role in unknown:
+                version = _get(data, "gitlab", "version")
+                yield Found(("nodes", name, "roles", n), f"does not exist in GitLab {version}", repr(role))
 
 
 def _section(loc: Loc, section: str, keys: Any) -> Iterator[Found]:
@@ -289,6 +309,8 @@ def _ruby(text: str, include: bool) -> Iterator[Found]:
     loc: Loc = ("gitlab", "extra_ruby")
     if include:
         yield Found(loc, "needs gitlab.config: whole", "", "your own gitlab.rb for other settings (mode include)")
+    if re.search(r"^__END__$", text, re.M):
+        yield Found(loc, "holds __END__, after which Ruby reads nothing: the mail settings come later in the file")
     for match in _ASSIGNMENT.finditer(text):
         section, key = match.group(1), match.group(2)
         line = f"line {text[: match.start(1)].count(chr(10)) + 1} of the block"

@@ -174,6 +174,26 @@ MISTAKES = {
         "    x = 1\n    gitlab_rails['smtp_password'] = 'hunter2-literal'", "extra_ruby",
         "gitlab.extra_ruby", ["line 2 of the block", "smtp_password"],
     ),
+    "__END__ in Ruby": (
+        "    registry_external_url 'http://registry.example.com'", "    x = 1\n    __END__", "extra_ruby",
+        "gitlab.extra_ruby", ["__END__", "mail settings come later"],
+    ),
+    "role of a later version": (
+        "roles: [gitaly]", "roles: [backup]", "gitaly-1:", "nodes.gitaly-1.roles[0]", ["backup", "GitLab 18.11.11"],
+    ),
+    "package of another version": (
+        "  config: whole", "  config: whole\n  package: {revision: 18.11.1-ee.0}", "revision:",
+        "gitlab.package.revision", ["18.11.1-ee.0", "begins with 18.11.11-"],
+    ),
+    "token without mailbox": (
+        VALID[VALID.index("  service_desk_email:\n") :],
+        "  tokens: {incoming_email: !file incoming_token, service_desk_email: !file service_desk_token}\n",
+        "tokens:", "mail.tokens.service_desk_email", ["there is no mail.service_desk_email"],
+    ),
+    "login name by GitLab's own word": (
+        "    user: contact@", "    email: x\n    user: contact@", "email: x", "mail.service_desk_email.email",
+        ["is called user here"],
+    ),
     "user that breaks gitlab.yml": (
         "user: incoming@example.com", "user: 'in#{coming}'", "user:", "mail.incoming_email.user",
         ["#{", "gitlab-rake gitlab:incoming_email:secret:edit"],
