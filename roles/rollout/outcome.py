@@ -14,6 +14,7 @@ import sys
 from types import FrameType
 from typing import Any
 
+import gevent
 from pyinfra import state
 from pyinfra.api.state import StateStage
 
@@ -74,7 +75,10 @@ class Outcome:
             "the same command again finishes the job."
         )
         self.code = 128 + number
-        sys.exit(self.code)
+        # The handler runs in whichever greenlet is active. Raised in one of paramiko's, SystemExit would end that
+        # greenlet alone, in silence, and the run would wait for it for ever. So the main greenlet gets it.
+        hub = gevent.get_hub()
+        hub.loop.run_callback(hub.handle_system_error, SystemExit, SystemExit(self.code))
 
     def _speak(self) -> None:
         good = self.verdict in GOOD
