@@ -42,6 +42,9 @@ ROLES = (
 """Omnibus roles, without the `_role` that `gitlab.rb` wants behind them. There is none for mail_room. `spamcheck` ends
 with 18.11, `backup` begins with 19.0; the package refuses a role that it does not know."""
 
+MATTERMOST_ROLE = "mattermost"
+"""Not an Omnibus role: the node is Mattermost's own and has no GitLab."""
+
 RAILS_ROLES = frozenset({"application", "sidekiq", "postgres", "patroni", "geo_primary", "geo_secondary"})
 """Roles under which Rails is on, `gitlab.yml` and the token files are rendered, and mail_room can work. A node without
 any role has everything on."""

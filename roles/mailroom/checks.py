@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -80,7 +81,8 @@ def node_url(site: Site, node: str) -> tuple[str, str | None]:
     port = (
         nginx.get("listen_port") or (url.port if https == (url.scheme == "https") else None) or (443 if https else 80)
     )
-    return f"{'https' if https else 'http'}://{url.hostname}:{port}{url.path.rstrip('/')}", spec.address
+    name = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
+    return f"{'https' if https else 'http'}://{name}:{port}{url.path.rstrip('/')}", spec.address
 
 
 def probe_command() -> str:
@@ -120,7 +122,11 @@ def clocks(site: Site, states: Mapping[str, NodeState | str]) -> list[Check]:
             ahead = reader.clock_offset - state.clock_offset
             error = reader.clock_error + state.clock_error
             ok = ahead - error <= AHEAD and -ahead - error <= BEHIND
-            found = f"reader {abs(ahead):.1f} s {'ahead' if ahead > 0 else 'behind'} (±{error:.1f})"
+            found = (
+                None
+                if error == math.inf
+                else f"reader {abs(ahead):.1f} s {'ahead' if ahead > 0 else 'behind'} (±{error:.1f})"
+            )
         declared = f"reader at most {AHEAD} s ahead, {BEHIND:.0f} s behind"
         cure = f"Let NTP set the clocks of {node} and {site.mail.reader} (chrony or systemd-timesyncd), then run again."
         out.append(compare(node, "clock", declared, found, ok, cure))

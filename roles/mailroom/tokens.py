@@ -7,6 +7,7 @@ the token it has. `gitlab-secrets.json` is never written by us.
 from __future__ import annotations
 
 import base64
+import errno
 import os
 import secrets
 from collections.abc import Callable, Mapping
@@ -87,7 +88,12 @@ def keep(tokens: Tokens) -> None:
     """
     for kind, path in tokens.keep.items():
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except FileExistsError as error:
+                raise NotADirectoryError(error.errno, "its folder is a file") from error
+            if path.is_symlink() and not path.exists():
+                raise FileNotFoundError(errno.ENOENT, "it is a link to nowhere")
             # Written whole under another name first: a token cut short by a full disk must never be found later.
             staged = path.with_name(f".{path.name}.{os.getpid()}.new")
             descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+from io import TextIOWrapper
 from types import FrameType
 from typing import Any
 
@@ -22,20 +23,22 @@ from roles.site.secret import scrub
 
 GOOD = ("as declared", "changed", "would change")
 """The verdicts with exit code 0."""
+_WORST_FIRST = ("failed", "could not look", "differs", "would change", "changed", "as declared")
+_NOT_AT_ITS_END = "the run did not get to its end; the same command finishes it"
 
 
 class Outcome:
     """The verdict of this process, at first `failed`: only a run that got to its end can say better."""
 
     def __init__(self) -> None:
-        self.verdict = "failed"
-        self.reasons: list[str] = []
         self.details: dict[str, Any] = {}
         self.json = False
         self.dry = False
         self.code = 1
         self._armed = False
-        self._failing = False
+        self._failures: list[str] = []
+        self._refusals: list[str] = []
+        self._parts: dict[str, tuple[str, tuple[str, ...]]] = {}
 
     def arm(self) -> None:
         """Speak at exit, and turn Ctrl-C into exit code 130. Called once, when the inventory is loaded."""
@@ -53,21 +56,37 @@ class Outcome:
 
     def failed(self, reason: str) -> None:
         """Something went wrong. The first line of each reason is told again at the end."""
-        if self.verdict != "failed" or not self._failing:
-            self.reasons = []
-        self.verdict, self._failing = "failed", True
-        self.reasons.append(scrub(reason).splitlines()[0])
+        self._failures.append(scrub(reason).splitlines()[0])
 
     def refused(self, reasons: list[str]) -> None:
         """Nothing was touched, and why."""
-        self.verdict = "refused"
-        self.reasons += [scrub(reason) for reason in reasons]
+        self._refusals += reasons
 
-    def end(self, verdict: str, *reasons: str, **details: Any) -> None:
-        """The run came to its end with this verdict."""
-        self.verdict = verdict
-        self.reasons = list(reasons)
-        self.details |= details
+    def begin(self, part: str, **details: Any) -> None:
+        """A part of the run begins to change the site; unless it ends with a verdict, the run has failed."""
+        self.end("failed", _NOT_AT_ITS_END, part=part, **details)
+
+    def end(self, verdict: str, *reasons: str, part: str = "", **details: Any) -> None:
+        """A part of the run came to its end with this verdict. The worst of all parts is that of the run."""
+        self._parts[part] = (verdict, reasons)
+        for name, value in details.items():
+            if isinstance(value, dict):  # what changed on which node, part by part
+                value = self.details.get(name, {}) | value
+            self.details[name] = value
+
+    def verdict(self) -> tuple[str, list[str]]:
+        """The verdict of the run as a whole, and the reasons for it."""
+        reasons = self._failures or self._refusals
+        verdict = "failed" if self._failures else "refused"
+        if not reasons:
+            verdict = min((word for word, _ in self._parts.values()), key=_WORST_FIRST.index, default="failed")
+            reasons = [reason for word, told in self._parts.values() if word == verdict for reason in told]
+        failed = _failed_nodes()
+        if verdict in GOOD and failed:  # in another deploy of the same command
+            verdict, reasons = "failed", [f"{', '.join(failed)}: see above"]
+        if verdict not in GOOD and not reasons:
+            reasons = [_unreachable() or "the cause is told above; the same command again finishes the job"]
+        return verdict, list(dict.fromkeys(scrub(reason) for reason in reasons))
 
     def _interrupted(self, number: int, frame: FrameType | None) -> None:
         self.failed(
@@ -81,32 +100,33 @@ class Outcome:
         hub.loop.run_callback(hub.handle_system_error, SystemExit, SystemExit(self.code))
 
     def _speak(self) -> None:
-        good = self.verdict in GOOD
-        reasons = "; ".join(dict.fromkeys(self.reasons))
-        if not reasons and not good:
-            reasons = _unreachable() or "the cause is told above; the same command again finishes the job"
-        sys.stdout.flush()
-        if self.json:
-            answer = {"result": self.verdict, "reasons": list(dict.fromkeys(self.reasons)), **self.details}
-            print(scrub(json.dumps(answer, ensure_ascii=False)), flush=True)
-        print(
-            f"pyinfra-gitlab: {self.verdict}" + (f": {reasons}" if reasons else ""),
-            file=sys.stderr,
-            flush=True,
-        )
-        if not good:
-            os._exit(self.code)  # at this point the only way left to make sure that no failure exits 0
+        verdict, reasons = self.verdict()
+        try:
+            for stream in (sys.stdout, sys.stderr):
+                if isinstance(stream, TextIOWrapper):
+                    stream.reconfigure(errors="backslashreplace")
+            sys.stdout.flush()
+            if self.json:
+                answer = {"result": verdict, "reasons": reasons, **self.details}
+                print(scrub(json.dumps(answer, ensure_ascii=False)), flush=True)
+            line = f"pyinfra-gitlab: {verdict}" + (": " if reasons else "") + "; ".join(reasons)
+            print(line, file=sys.stderr, flush=True)
+        finally:  # nobody may be listening any more
+            if verdict not in GOOD:
+                os._exit(self.code)  # at this point the only way left to make sure that no failure exits 0
+
+
+def _failed_nodes() -> list[str]:
+    try:
+        return sorted(str(host.name) for host in state.failed_hosts)
+    except (AttributeError, TypeError):  # pyinfra had no state yet
+        return []
 
 
 def _unreachable() -> str:
     """Why the run ended while it was connecting; empty when it did not."""
-    try:
-        if state.current_stage > StateStage.Connect:
-            return ""
-        names = sorted(str(host.name) for host in state.failed_hosts)
-    except (AttributeError, TypeError):  # pyinfra had no state yet
-        return ""
-    if not names:
+    names = _failed_nodes()
+    if not names or state.current_stage > StateStage.Connect:
         return ""
     return (
         f"{', '.join(names)} could not be reached. It might be reading mail, so nothing was changed anywhere. "

@@ -111,7 +111,7 @@ class Run:
     def finish(self) -> None:
         """The run is at its end and everything is as declared."""
         summary = self.summary()
-        outcome.end("changed", ", ".join(summary), changes=summary)
+        outcome.end("changed", ", ".join(summary), part="gitlab", changes=summary)
 
 
 def bundles(site: Site, files: Mapping[str, File]) -> dict[str, Bundle]:
@@ -148,7 +148,7 @@ def _begin() -> Run:
         outcome.refused(list(run.plan.refused))
         raise RefusedError("nothing was touched:\n" + "\n".join(f"  - {reason}" for reason in run.plan.refused))
     if not run.work:
-        outcome.end("as declared", f"all {len(run.site.nodes)} nodes; nothing to do", changes={})
+        outcome.end("as declared", f"all {len(run.site.nodes)} nodes; nothing to do", part="gitlab", changes={})
         return run
     summary = run.summary()
     for name, lines in summary.items():
@@ -156,9 +156,9 @@ def _begin() -> Run:
             logger.info(f"    {name}: {line}")
     if state.config.DIFF or outcome.dry:
         _show_diff(run)
-    outcome.end("failed", "the run did not get to its end; the same command finishes it", changes=summary)
+    outcome.begin("gitlab", changes=summary)
     if outcome.dry:
-        outcome.end("would change", f"{', '.join(summary)} (--dry: nothing was touched)", changes=summary)
+        outcome.end("would change", f"{', '.join(summary)} (--dry: nothing was touched)", part="gitlab")
     return run
 
 

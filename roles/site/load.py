@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from roles.site import rules
 from roles.site.errors import Problem, SiteFileError
+from roles.site.found import Found
 from roles.site.models import Site
 from roles.site.secret import SecretRef
 from roles.site.yaml import Document, KeyPath, read
@@ -59,7 +60,7 @@ def dotted(path: KeyPath) -> str:
     return out
 
 
-def _broken(document: Document, found: typing.Iterable[rules.Found]) -> list[Problem]:
+def _broken(document: Document, found: typing.Iterable[Found]) -> list[Problem]:
     return [Problem(document.file, document.line(f.loc), dotted(f.loc), f.message, f.found, f.allowed) for f in found]
 
 

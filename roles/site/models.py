@@ -9,11 +9,14 @@ from typing import Annotated
 
 from pydantic import Field, PrivateAttr
 
-from roles.gitlab.settings import RAILS_ROLES, ROLES, GitlabSettings, Settings
+from roles.gitlab.settings import MATTERMOST_ROLE, RAILS_ROLES, ROLES, GitlabSettings, Settings
 from roles.mailroom.settings import MailSettings, ServiceDeskSettings
+from roles.mattermost.settings import MattermostSettings
 from roles.site.base import AbsoluteURL, Hostname, NodeName, Port, StrictModel
 from roles.site.errors import SecretError
 from roles.site.secret import FileRef, Secret, SecretRef
+
+_ROLES = (*ROLES, MATTERMOST_ROLE)
 
 
 class SshSettings(StrictModel):
@@ -42,8 +45,11 @@ class NodeSettings(StrictModel):
     address: Hostname
     """Where pyinfra reaches it."""
 
-    roles: list[Annotated[str, Field(pattern=f"^({'|'.join(ROLES)})$", description="one of: " + ", ".join(ROLES))]] = []
-    """Its Omnibus roles, without the `_role` at their end. None: everything is on, Rails too."""
+    roles: list[
+        Annotated[str, Field(pattern=f"^({'|'.join(_ROLES)})$", description="one of: " + ", ".join(_ROLES))]
+    ] = []
+    """Its Omnibus roles, without the `_role` at their end. None: everything is on, Rails too. `mattermost` alone:
+    the node is Mattermost's own server."""
 
     url: AbsoluteURL | None = None
     """This node's own GitLab as the reader reaches it, past the load balancer. Default: `external_url` with this node's
@@ -68,7 +74,7 @@ class Site(StrictModel):
     """How the nodes are reached."""
 
     nodes: Annotated[dict[NodeName, NodeSettings], Field(min_length=1)]
-    """The GitLab nodes, by name."""
+    """All nodes, by name."""
 
     gitlab: GitlabSettings
     """GitLab on all nodes."""
@@ -78,6 +84,9 @@ class Site(StrictModel):
 
     service_desk: ServiceDeskSettings = ServiceDeskSettings()
     """Service Desk of single projects."""
+
+    mattermost: MattermostSettings | None = None
+    """Mattermost on its own server."""
 
     _path: Path = PrivateAttr(default=Path("site.yml"))
     _secrets: dict[SecretRef, Secret] = PrivateAttr(default_factory=dict)
@@ -90,6 +99,16 @@ class Site(StrictModel):
     def file(self, name: str) -> Path:
         """A file that the site file names: `~` expanded, relative to the site file's folder."""
         return Path(os.path.normpath(self.dir / Path(name).expanduser()))
+
+    @property
+    def gitlab_nodes(self) -> dict[str, NodeSettings]:
+        """The nodes with GitLab, by name."""
+        return {name: node for name, node in self.nodes.items() if MATTERMOST_ROLE not in node.roles}
+
+    @property
+    def mattermost_node(self) -> str | None:
+        """Name of Mattermost's own server; None when the site has none."""
+        return next((name for name, node in self.nodes.items() if MATTERMOST_ROLE in node.roles), None)
 
     @property
     def rails_nodes(self) -> list[str]:

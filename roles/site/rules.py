@@ -11,11 +11,11 @@ import difflib
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from roles.gitlab.settings import RAILS_ROLES, SECTIONS
 from roles.site.errors import SecretError
+from roles.site.found import Found, get, items
 from roles.site.models import Site
 from roles.site.secret import Secret, SecretRef
 from roles.site.yaml import KeyPath as Loc
@@ -45,25 +45,12 @@ _SECRET_KEY = re.compile(
     re.I,
 )
 _ASSIGNMENT = re.compile(r"^\s*([a-z_]+)\s*(?:\[\s*['\":]?(\w+)['\"]?\s*\]|[\s(]+(?=['\"%])|\[|\s*=)", re.M)
+_LOCAL = re.compile(r"(?<![\w.@$:'\"])(mailroom|gitlab_rails)\b\s*(?:,[^=\n]*)?=(?![=~>])")
 _RUBY_SECRET = re.compile(
     r"['\":]?([\w-]*(?:password|passwd|secret|token|salt|private_key|access_key|key_base))['\"]?\]?\s*(?:=>|=|:)\s*(['\"])(?!\2)",
     re.I,
 )
 _BREAKS_YAML = re.compile(r"#[{$@]")
-
-
-@dataclass(frozen=True)
-class Found:
-    """A broken rule."""
-
-    loc: Loc
-    """Where."""
-    message: str
-    """What is wrong."""
-    found: str = ""
-    """What was found."""
-    allowed: str = ""
-    """What is allowed, or what to do."""
 
 
 def names_secret(key: str) -> bool:
@@ -77,21 +64,10 @@ def check(data: Mapping[str, Any]) -> Iterator[Found]:
         yield from rule(data)
 
 
-def _get(data: Any, *keys: str) -> Any:
-    for key in keys:
-        data = data.get(key) if isinstance(data, Mapping) else None
-    return data
-
-
-def _items(data: Any, *keys: str) -> list[tuple[str, Any]]:
-    found = _get(data, *keys)
-    return list(found.items()) if isinstance(found, Mapping) else []
-
-
 def _addresses(data: Mapping[str, Any]) -> Iterator[Found]:
     first: dict[str, str] = {}
-    for name, node in _items(data, "nodes"):
-        address = str(_get(node, "address") or "").lower()
+    for name, node in items(data, "nodes"):
+        address = str(get(node, "address") or "").lower()
         if address and address in first:
             yield Found(
                 ("nodes", name, "address"),
@@ -103,15 +79,15 @@ def _addresses(data: Mapping[str, Any]) -> Iterator[Found]:
 
 
 def _reader(data: Mapping[str, Any]) -> Iterator[Found]:
-    reader = _get(data, "mail", "reader")
-    nodes = dict(_items(data, "nodes"))
+    reader = get(data, "mail", "reader")
+    nodes = dict(items(data, "nodes"))
     if not isinstance(reader, str) or not nodes:
         return
     rails = [name for name, node in nodes.items() if _rails(node)]
     if reader not in nodes:
         yield Found(("mail", "reader"), "is not a node of this site", repr(reader), "one of: " + ", ".join(rails))
     elif reader not in rails:
-        roles = ", ".join(map(str, _get(nodes[reader], "roles") or ()))
+        roles = ", ".join(map(str, get(nodes[reader], "roles") or ()))
         yield Found(
             ("mail", "reader"),
             f"has only roles without Rails ({roles}): the package renders neither gitlab.yml nor the token there, "
@@ -122,15 +98,15 @@ def _reader(data: Mapping[str, Any]) -> Iterator[Found]:
 
 
 def _rails(node: Any) -> bool:
-    roles = _get(node, "roles")
+    roles = get(node, "roles")
     return not roles or (isinstance(roles, list) and bool(RAILS_ROLES & {str(role) for role in roles}))
 
 
 def _mailboxes(data: Mapping[str, Any]) -> Iterator[Found]:
-    mail = _get(data, "mail")
+    mail = get(data, "mail")
     if not isinstance(mail, Mapping):
         return
-    boxes = {kind: _get(mail, kind) for kind in KINDS if isinstance(_get(mail, kind), Mapping)}
+    boxes = {kind: get(mail, kind) for kind in KINDS if isinstance(get(mail, kind), Mapping)}
     if not boxes:
         yield Found(("mail",), "has no mailbox", "", "incoming_email, service_desk_email, or both")
     identity = {
@@ -155,7 +131,7 @@ def _mailboxes(data: Mapping[str, Any]) -> Iterator[Found]:
             repr(addresses[0]),
             "another",
         )
-    major = re.match(r"(\d+)\.", str(_get(data, "gitlab", "version") or ""))
+    major = re.match(r"(\d+)\.", str(get(data, "gitlab", "version") or ""))
     for kind, box in boxes.items():
         if box.get("delivery_method") == "sidekiq" and major and int(major.group(1)) >= 19:
             yield Found(
@@ -196,7 +172,7 @@ def _yaml_safe(loc: Loc, value: str, shown: str) -> Iterator[Found]:
 
 
 def _urls(data: Mapping[str, Any]) -> Iterator[Found]:
-    url = _get(data, "gitlab", "internal_api_url")
+    url = get(data, "gitlab", "internal_api_url")
     if isinstance(url, str) and url.endswith("/"):
         yield Found(
             ("gitlab", "internal_api_url"),
@@ -208,23 +184,23 @@ def _urls(data: Mapping[str, Any]) -> Iterator[Found]:
 
 def _tokens(data: Mapping[str, Any]) -> Iterator[Found]:
     for kind in KINDS:
-        box = _get(data, "mail", kind)
+        box = get(data, "mail", kind)
         webhook = isinstance(box, Mapping) and box.get("delivery_method", "webhook") == "webhook"
-        if webhook and _get(data, "mail", "tokens", kind) is None:
+        if webhook and get(data, "mail", "tokens", kind) is None:
             yield Found(
-                ("mail", "tokens", kind) if _get(data, "mail", "tokens") else ("mail", "tokens"),
+                ("mail", "tokens", kind) if get(data, "mail", "tokens") else ("mail", "tokens"),
                 f"has no place for the {kind} token that all Rails nodes share",
                 "",
                 f"{kind}: !file PATH (made on the first run if it does not exist), !env NAME or !command LINE",
             )
-        elif box is None and _get(data, "mail", "tokens", kind) is not None:
+        elif box is None and get(data, "mail", "tokens", kind) is not None:
             yield Found(("mail", "tokens", kind), f"is for nothing: there is no mail.{kind}", "", "a mailbox for it")
 
 
 def _gitlab(data: Mapping[str, Any]) -> Iterator[Found]:
-    include = _get(data, "gitlab", "config") in (None, "include")
-    places: list[tuple[Loc, Any]] = [(("gitlab", "settings"), _get(data, "gitlab", "settings"))]
-    places += [(("nodes", name, "settings"), _get(node, "settings")) for name, node in _items(data, "nodes")]
+    include = get(data, "gitlab", "config") in (None, "include")
+    places: list[tuple[Loc, Any]] = [(("gitlab", "settings"), get(data, "gitlab", "settings"))]
+    places += [(("nodes", name, "settings"), get(node, "settings")) for name, node in items(data, "nodes")]
     for loc, settings in places:
         if not isinstance(settings, Mapping):
             continue
@@ -233,23 +209,23 @@ def _gitlab(data: Mapping[str, Any]) -> Iterator[Found]:
         for section, keys in settings.items():
             yield from _section(loc, str(section), keys)
     yield from _roles(data)
-    revision, version = _get(data, "gitlab", "package", "revision"), _get(data, "gitlab", "version")
+    revision, version = get(data, "gitlab", "package", "revision"), get(data, "gitlab", "version")
     if isinstance(revision, str) and isinstance(version, str) and not revision.startswith(f"{version}-"):
         allowed = f"one that begins with {version}-"
         yield Found(("gitlab", "package", "revision"), "is not of gitlab.version", repr(revision), allowed)
-    ruby = _get(data, "gitlab", "extra_ruby")
+    ruby = get(data, "gitlab", "extra_ruby")
     if isinstance(ruby, str):
         yield from _ruby(ruby, include)
 
 
 def _roles(data: Mapping[str, Any]) -> Iterator[Found]:
-    major = re.match(r"(\d+)\.", str(_get(data, "gitlab", "version") or ""))
+    major = re.match(r"(\d+)\.", str(get(data, "gitlab", "version") or ""))
     unknown = {"spamcheck"} if major and int(major.group(1)) >= 19 else {"backup"}
-    for name, node in _items(data, "nodes"):
-        roles = _get(node, "roles")
+    for name, node in items(data, "nodes"):
+        roles = get(node, "roles")
         for n, role in enumerate(roles if isinstance(roles, list) else ()):
             if role in unknown:
-                version = _get(data, "gitlab", "version")
+                version = get(data, "gitlab", "version")
                 yield Found(("nodes", name, "roles", n), f"does not exist in GitLab {version}", repr(role))
 
 
@@ -309,8 +285,15 @@ def _ruby(text: str, include: bool) -> Iterator[Found]:
     loc: Loc = ("gitlab", "extra_ruby")
     if include:
         yield Found(loc, "needs gitlab.config: whole", "", "your own gitlab.rb for other settings (mode include)")
-    if re.search(r"^__END__$", text, re.M):
-        yield Found(loc, "holds __END__, after which Ruby reads nothing: the mail settings come later in the file")
+    if re.search(r"^__END__\r?$|[\0\x04\x1a]", text, re.M):
+        message = (
+            "holds __END__, ^D, ^Z or NUL, after which Ruby reads nothing: the mail settings come later in the file"
+        )
+        yield Found(loc, message)
+    for match in _LOCAL.finditer(text):
+        line = f"line {text[: match.start()].count(chr(10)) + 1} of the block"
+        message = f"{line}: makes a local variable {match.group(1)}, which hides the section of that name"
+        yield Found(loc, message, "", f"{match.group(1)}['key'] = value")
     for match in _ASSIGNMENT.finditer(text):
         section, key = match.group(1), match.group(2)
         line = f"line {text[: match.start(1)].count(chr(10)) + 1} of the block"
@@ -333,8 +316,8 @@ def _ruby(text: str, include: bool) -> Iterator[Found]:
 
 def _suffixes(data: Mapping[str, Any]) -> Iterator[Found]:
     first: dict[tuple[str, str], str] = {}
-    projects = _items(data, "service_desk", "projects")
-    if projects and not _get(data, "mail", "service_desk_email"):
+    projects = items(data, "service_desk", "projects")
+    if projects and not get(data, "mail", "service_desk_email"):
         yield Found(
             ("service_desk", "projects"),
             "a suffix has no effect without its own mailbox",
@@ -343,7 +326,7 @@ def _suffixes(data: Mapping[str, Any]) -> Iterator[Found]:
         )
     for path, project in projects:
         slug = re.sub(r"[^a-z0-9]", "-", path.lower())[:63].strip("-")
-        key = (slug, str(_get(project, "suffix")))
+        key = (slug, str(get(project, "suffix")))
         if not re.fullmatch(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)+", path):
             yield Found(
                 ("service_desk", "projects", path),

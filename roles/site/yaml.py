@@ -7,6 +7,7 @@ stay text, keys must be text, and the only tags are `!env`, `!file` and `!comman
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,6 +101,10 @@ def _compose(text: str) -> yaml.Node | None:
         loader.dispose()
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""JSON writes a rare character as two such escapes; in YAML each stands for itself, and no UTF-8 text can hold it."""
+
+
 class _Builder:
     def __init__(self, document: Document) -> None:
         self.document = document
@@ -115,6 +120,8 @@ class _Builder:
             return None
         self.open.add(id(node))
         try:
+            if isinstance(node, yaml.ScalarNode) and _SURROGATE.search(node.value):
+                return self.problem(node, path, "holds half a character", hint="write it itself, or as \\UXXXXXXXX")
             if isinstance(node, yaml.MappingNode):
                 return self.mapping(node, path)
             if isinstance(node, yaml.SequenceNode):
@@ -153,6 +160,8 @@ class _Builder:
                     )
                 merge_line = key_node.start_mark.line + 1
                 merged += self.merge_sources(value, path)
+            elif isinstance(key_node, yaml.ScalarNode) and _SURROGATE.search(key_node.value):
+                self.problem(key_node, path, "a key holds half a character", hint="write it itself, or as \\UXXXXXXXX")
             elif isinstance(key_node, yaml.ScalarNode) and key_node.tag in {_STR, *_TEXT}:
                 own.add(key_node.value)
                 yield key_node.value, key_node, value

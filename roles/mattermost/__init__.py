@@ -1,0 +1,1 @@
+"""Mattermost on its own server: its release, its configuration, its sign-on through GitLab."""

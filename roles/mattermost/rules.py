@@ -1,0 +1,153 @@
+"""Rules between Mattermost's keys, on the site file's plain data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from roles.gitlab.settings import MATTERMOST_ROLE
+from roles.mattermost import keys
+from roles.site.found import Found, get, items
+from roles.site.secret import SecretRef
+from roles.site.yaml import KeyPath as Loc
+
+OURS = {
+    "ServiceSettings.SiteURL": "mattermost.site_url",
+    "ServiceSettings.ListenAddress": "nothing: nginx on the same node is the only one to ask it",
+    "ServiceSettings.EnableLocalMode": "nothing: mmctl --local always works",
+    "ServiceSettings.LocalModeSocketLocation": "nothing: mmctl --local always works",
+    "SqlSettings.DriverName": "mattermost.database",
+    "SqlSettings.DataSource": "mattermost.database",
+    "FileSettings.Directory": "nothing: it is /var/lib/mattermost/data/",
+    "LogSettings.FileLocation": "nothing: it is /var/log/mattermost",
+    "PluginSettings.Directory": "nothing: it is /var/lib/mattermost/plugins",
+    "PluginSettings.ClientDirectory": "nothing: it is /var/lib/mattermost/client-plugins",
+}
+"""Keys that follow from other keys of the site file, and where to say them."""
+
+SECRETS = re.compile(r"(password|secret|secretkey|salt|encryptkey|apikey|token|secretaccesskey)$", re.I)
+"""Ends of the names of keys that hold secrets; `...Location` and the like end otherwise."""
+
+
+def check(data: Mapping[str, Any]) -> Iterator[Found]:
+    """Every broken rule."""
+    yield from _nodes(data)
+    if isinstance(get(data, "mattermost"), Mapping):
+        for rule in (_release, _edition, _settings, _mail, _environment, _through):
+            yield from rule(data)
+
+
+def _version(data: Mapping[str, Any]) -> tuple[int, ...]:
+    text = get(data, "mattermost", "version")
+    return tuple(int(part) for part in text.split(".")) if re.fullmatch(r"\d+(\.\d+)*", str(text)) else ()
+
+
+def _setting(data: Mapping[str, Any], section: str, key: str) -> Any:
+    return get(data, "mattermost", "settings", section, key)
+
+
+def _nodes(data: Mapping[str, Any]) -> Iterator[Found]:
+    roles = {name: get(node, "roles") for name, node in items(data, "nodes")}
+    ours = [name for name, words in roles.items() if isinstance(words, list) and MATTERMOST_ROLE in words]
+    for name in ours:
+        if len(roles[name]) > 1:
+            allowed = "roles: [mattermost] on a node of its own"
+            yield Found(("nodes", name, "roles"), "mattermost is not a role beside others", str(roles[name]), allowed)
+    if get(data, "mattermost") is None and ours:
+        yield Found(("nodes", ours[0], "roles"), "there is no mattermost in this file", "", "a section mattermost")
+    elif get(data, "mattermost") is not None and len(ours) != 1:
+        message = "needs exactly one node with the role mattermost (several need a licence for high availability)"
+        yield Found(("mattermost",), message, ", ".join(ours) or "no such node", "roles: [mattermost] on one node")
+
+
+def _release(data: Mapping[str, Any]) -> Iterator[Found]:
+    release = get(data, "mattermost", "release")
+    if isinstance(release, Mapping) and ("url" in release) == ("file" in release):
+        found = "both" if "url" in release else "none"
+        yield Found(("mattermost", "release"), "comes from one place", found, "url or file")
+
+
+def _edition(data: Mapping[str, Any]) -> Iterator[Found]:
+    edition, version = get(data, "mattermost", "edition") or "team", _version(data)
+    sign_on = get(data, "mattermost", "sign_on")
+    if sign_on is not None and edition == "team" and version >= (11,):
+        yield Found(
+            ("mattermost", "sign_on"),
+            "the Team Edition has no GitLab sign-on from 11.0 on (Mattermost's changelog of v11.0)",
+            f"edition team, version {get(data, 'mattermost', 'version')}",
+            "edition entry (10,000 visible messages) or enterprise (a licence), version 10.11 at most, or no sign_on",
+        )
+    if _setting(data, "ClusterSettings", "Enable") is True:
+        loc: Loc = ("mattermost", "settings", "ClusterSettings", "Enable")
+        if edition != "enterprise":
+            yield Found(loc, "high availability needs a licence", f"edition {edition}", "edition enterprise")
+        if _setting(data, "EmailSettings", "EnableEmailBatching") is True:
+            loc = ("mattermost", "settings", "EmailSettings", "EnableEmailBatching")
+            yield Found(loc, "does not work with high availability", "true", "false, or no ClusterSettings.Enable")
+
+
+def _settings(data: Mapping[str, Any]) -> Iterator[Found]:
+    for section, values in items(data, "mattermost", "settings"):
+        loc: Loc = ("mattermost", "settings", section)
+        if section == "GitLabSettings":
+            yield Found(loc, "is set by this program", "", "mattermost.sign_on")
+        elif isinstance(values, Mapping):
+            yield from _section(loc, section, values, _version(data))
+
+
+def _section(loc: Loc, prefix: str, values: Mapping[str, Any], version: tuple[int, ...]) -> Iterator[Found]:
+    for key, value in values.items():
+        here, name = (*loc, str(key)), f"{prefix}.{key}"
+        known = keys.catalogue().get(name)
+        if isinstance(value, Mapping) and not (known and known.type == "map"):
+            yield from _section(here, name, value, version)
+        elif name in OURS:
+            yield Found(here, "is set by this program", "", OURS[name])
+        elif isinstance(value, SecretRef):
+            told = keys.problem(name, "text", version)
+            if told:
+                yield Found(here, told[0], "a secret reference", told[1])
+        else:
+            told = keys.problem(name, value, version)
+            secret = isinstance(value, str) and value and SECRETS.search(str(key))
+            if told:
+                yield Found(here, told[0], "" if secret else repr(value), told[1])
+            elif secret:
+                message = "a secret must be a reference, never the value itself"
+                yield Found(here, message, "a literal (not shown)", "!env NAME, !file PATH or !command LINE")
+
+
+def _mail(data: Mapping[str, Any]) -> Iterator[Found]:
+    """Mattermost sends credentials over TLS alone (smtp-email.rst of its documentation)."""
+    mail = get(data, "mattermost", "settings", "EmailSettings")
+    if not isinstance(mail, Mapping):
+        return
+    security = mail.get("ConnectionSecurity", "")
+    loc: Loc = ("mattermost", "settings", "EmailSettings", "ConnectionSecurity")
+    if security not in ("", "TLS", "STARTTLS"):
+        yield Found(loc, "is none of the allowed words", repr(security), "TLS, STARTTLS or nothing")
+    elif not security and (mail.get("SMTPUsername") or mail.get("SMTPPassword")):
+        message = "a user name and password for SMTP are sent over TLS alone"
+        yield Found(loc if "ConnectionSecurity" in mail else loc[:-1], message, repr(security), "TLS or STARTTLS")
+
+
+def _environment(data: Mapping[str, Any]) -> Iterator[Found]:
+    ours = {keys.variable(name): told for name, told in OURS.items()} | {"MM_CONFIG": "nothing: it is set here"}
+    for name, value in items(data, "mattermost", "environment"):
+        loc: Loc = ("mattermost", "environment", name)
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            yield Found(loc, "is no name of an environment variable", repr(name), "letters, digits and _")
+        elif name in ours or name.startswith("MM_GITLABSETTINGS_"):
+            yield Found(loc, "is set by this program", "", ours.get(name, "mattermost.sign_on"))
+        elif isinstance(value, str) and value and SECRETS.search(name):
+            message = "a secret must be a reference, never the value itself"
+            yield Found(loc, message, "a literal (not shown)", "!env NAME, !file PATH or !command LINE")
+
+
+def _through(data: Mapping[str, Any]) -> Iterator[Found]:
+    name = get(data, "mattermost", "database", "admin", "through")
+    nodes = [node for node, _ in items(data, "nodes")]
+    if name is not None and name not in nodes:
+        loc: Loc = ("mattermost", "database", "admin", "through")
+        yield Found(loc, "is not a node of this site", repr(name), "one of: " + ", ".join(nodes))

@@ -1,0 +1,126 @@
+"""The vocabulary of Mattermost in a site file."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from roles.postgresql.settings import DatabaseSettings
+from roles.proxy.settings import ProxySettings
+from roles.site.base import AbsoluteURL, StrictModel, refuse
+from roles.site.secret import FileRef, SecretRef
+
+
+def _site_url(value: str) -> str:
+    if not value.startswith("https://"):
+        raise refuse("must be https: sign-on and passwords go over it", allowed="https://HOST[:PORT]")
+    if value.removeprefix("https://").count("/"):
+        raise refuse(
+            "has a path: the server then rewrites its own release folder at every start, which is read-only here",
+            allowed="https://HOST[:PORT]",
+        )
+    return value
+
+
+def _sha256(value: Any) -> Any:
+    if isinstance(value, FileRef) or (isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value)):
+        return value
+    raise refuse("is no SHA-256", allowed="64 hex digits in small letters, or !file PATH to what sha256sum prints")
+
+
+class ReleaseSettings(StrictModel):
+    """Where the release comes from. One of `url` and `file`."""
+
+    url: AbsoluteURL | None = None
+    """Where the node downloads it, such as https://releases.mattermost.com/10.11.8/mattermost-10.11.8-linux-amd64.tar.gz
+    (Team Edition: mattermost-team-...)."""
+
+    file: str | None = None
+    """The tarball on the machine that the run is started on; it is sent over SSH."""
+
+    sha256: Annotated[Any, AfterValidator(_sha256), Field(json_schema_extra={"type": "string"})]
+    """Its SHA-256: 64 hex digits, or `!file PATH` to a file in which it is the first word."""
+
+    keep: Annotated[int, Field(ge=1, le=20)] = 3
+    """How many releases stay on the node, this one included, for the way back."""
+
+
+class AdminSettings(StrictModel):
+    """The first system administrator. Made once, when there is no such account; never changed afterwards."""
+
+    username: Annotated[str, Field(pattern=r"^[a-z][a-z0-9._-]{2,63}$", description="3 to 64 of a-z 0-9 . _ -")]
+    """User name."""
+
+    email: Annotated[str, Field(pattern=r"^[^@\s]+@[^@\s]+$", max_length=128, description="an e-mail address")]
+    """E-mail address; counts as verified."""
+
+    password: SecretRef
+    """Password; Mattermost asks for at least 8 characters."""
+
+
+class SignOnSettings(StrictModel):
+    """Sign-on through the GitLab of this site (OAuth 2)."""
+
+    application: Annotated[str, Field(min_length=1, max_length=255)] = "Mattermost"
+    """Name of the instance-wide OAuth application in GitLab."""
+
+    credentials: SecretRef
+    """Its id and its secret, with white space between. A `!file` that does not exist yet is made: the application is
+    registered, and what GitLab gave is kept there."""
+
+    api_token: SecretRef | None = None
+    """Personal access token of a GitLab administrator, scope `api`: then the application is looked up through GitLab's
+    API. Default: through `gitlab-rails runner` on a Rails node, which takes longer and needs no token."""
+
+
+class MattermostSettings(StrictModel):
+    """Mattermost on its own server. One node of `nodes` has the role `mattermost`."""
+
+    version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$", description="three numbers, such as 10.11.8")]
+    """The version to run. A newer one than what runs is an upgrade, an older one is refused."""
+
+    edition: Literal["team", "entry", "enterprise"] = "team"
+    """`team`: Team Edition. `entry`: the enterprise release without a licence. `enterprise`: with one."""
+
+    release: ReleaseSettings
+    """The release tarball."""
+
+    site_url: Annotated[AbsoluteURL, AfterValidator(_site_url)]
+    """The address that people use: `https://` and a host of its own (`ServiceSettings.SiteURL`)."""
+
+    database: DatabaseSettings
+    """Its PostgreSQL."""
+
+    proxy: ProxySettings
+    """nginx on the same node."""
+
+    settings: dict[str, dict[str, Any]] = {}
+    """Every other setting, by section and key as in `config.json`: `EmailSettings: {SMTPServer: ...}`. Values may be
+    secrets. They are given by environment, so the System Console shows them but cannot change them."""
+
+    environment: dict[str, str | SecretRef] = {}
+    """Further environment variables of the server, such as `HTTPS_PROXY`, or `MM_...` for a key that is too new to be
+    known here."""
+
+    admin: AdminSettings | None = None
+    """The first system administrator."""
+
+    sign_on: SignOnSettings | None = None
+    """Sign-on through GitLab. The Team Edition has none from 11.0 on."""
+
+    @property
+    def number(self) -> tuple[int, ...]:
+        """The version as numbers, to compare."""
+        return tuple(int(part) for part in self.version.split("."))
+
+    @property
+    def host(self) -> str:
+        """Host name of `site_url`."""
+        return self.site_url.removeprefix("https://").partition(":")[0]
+
+    @property
+    def port(self) -> int:
+        """Port of `site_url`."""
+        return int(self.site_url.removeprefix("https://").partition(":")[2] or 443)

@@ -1,0 +1,1 @@
+"""nginx in front of an application: HTTPS, websockets, upload size."""
