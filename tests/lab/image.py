@@ -20,6 +20,7 @@ from pathlib import Path
 
 from tests.lab.gitlab_standin.build import DEPENDS
 from tests.lab.gitlab_standin.build import build as build_standin
+from tests.lab.mattermost.build import ARCH, LINES, tarball
 
 ROOT = Path(__file__).resolve().parents[2]
 LAB = ROOT / ".lab"
@@ -34,23 +35,33 @@ MACHINES = {
     "gitlab-3": "198.18.0.13",
     "gitaly-1": "198.18.0.21",
     "mail-1": "198.18.0.31",
+    "chat-1": "198.18.0.41",
+    "db-1": "198.18.0.51",
 }
 """The default site, by name. 198.18.0.0/15 is for benchmarks (RFC 2544) and never routed."""
 BRIDGE_ADDRESS = "198.18.0.1"
-ALIASES = {"lb-1": [f"gitlab.{DOMAIN}"], "mail-1": [f"mail.{DOMAIN}"]}
+ALIASES = {
+    "lb-1": [f"gitlab.{DOMAIN}"],
+    "mail-1": [f"mail.{DOMAIN}"],
+    "chat-1": [f"chat.{DOMAIN}"],
+    "db-1": [f"db.{DOMAIN}"],
+}
 
 PACKAGES = """
     systemd systemd-sysv dbus openssh-server iproute2 iputils-ping ca-certificates curl procps less sudo openssl
-    faketime haproxy dovecot-imapd dovecot-lmtpd postfix
+    faketime haproxy dovecot-imapd dovecot-lmtpd postfix postgresql
 """.split()
 """What is in the root file system, besides what the stand-in for GitLab needs: with that in it, installing the stand-in
 takes a second. The real package brings all of its own."""
+
+OFFERED = "nginx-light".split()
+"""Packages that are not in the root file system, but can be installed by the nodes, with all that they need."""
 
 MASKED = """
     console-getty.service apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer fstrim.timer
     systemd-networkd-wait-online.service systemd-timesyncd.service runit.service
 """.split()
-OFF = "haproxy.service dovecot.service dovecot.socket postfix.service".split()
+OFF = "haproxy.service dovecot.service dovecot.socket postfix.service postgresql.service".split()
 """Services that only the lab's own machines start."""
 
 HOOK = f"""\
@@ -61,6 +72,10 @@ chroot "$1" systemctl mask {" ".join(MASKED)}
 chroot "$1" systemctl enable systemd-networkd
 : > "$1/etc/machine-id"
 rm -f "$1"/etc/ssh/ssh_host_*
+chroot "$1" apt-get clean
+chroot "$1" apt-get install --yes --quiet --download-only --no-install-recommends {" ".join(OFFERED)}
+mkdir "$1/offered"
+mv "$1"/var/cache/apt/archives/*.deb "$1/offered/"
 """
 
 _started = time.monotonic()
@@ -122,6 +137,8 @@ def packages() -> Path:
         shutil.copy(given, part)
     else:
         build_standin(part)
+    for offered in (root_file_system() / "offered").iterdir():
+        shutil.copy(offered, part)
     (part / "Packages").write_text(run("dpkg-scanpackages", "--multiversion", ".", cwd=part).stdout)
     folder.mkdir(exist_ok=True)  # it is mounted into running nodes: the folder itself must stay the same
     for old in folder.iterdir():
@@ -131,6 +148,21 @@ def packages() -> Path:
         new.replace(folder / new.name)
     part.rmdir()
     return folder
+
+
+def releases() -> None:
+    """Mattermost's release tarballs with their checksums; compiled on first use (a few minutes), then cached."""
+    folder = LAB / "mattermost"
+    folder.mkdir(parents=True, exist_ok=True)
+    for version in LINES:
+        name = f"mattermost-team-{version}-linux-{ARCH}.tar.gz"
+        with locked(CACHE / "lock"):
+            source = tarball(version, CACHE)
+        if not (folder / name).exists() or not (folder / name).samefile(source):
+            (folder / name).unlink(missing_ok=True)
+            (folder / name).symlink_to(source)
+            digest = hashlib.sha256(source.read_bytes()).hexdigest()
+            (folder / f"{name}.sha256").write_text(f"{digest}  {name}\n")
 
 
 def keys() -> None:
@@ -150,12 +182,17 @@ def keys() -> None:
             # characters on which careless quoting breaks; no #{ #$ #@, which GitLab's own gitlab.yml does not survive
             path.touch(mode=0o600)
             path.write_text("'\"\\ %$&<>" + secrets.token_urlsafe(18))
+    for name in ("db_admin_password", "mattermost_admin_password"):
+        path = secret / name
+        if not path.exists():
+            path.touch(mode=0o600)
+            path.write_text("Aa1! '\"\\ %$&@:/?#[]" + secrets.token_urlsafe(18))
     if not (ca / "ca.crt").exists():
         subject = ("-subj", "/CN=pyinfra-gitlab lab CA")
         out = ("-keyout", ca / "ca.key", "-out", ca / "ca.crt")
         run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "3650", *subject, *out)
-    for name in (f"mail.{DOMAIN}", f"gitlab.{DOMAIN}"):
-        certificate(name)
+    for name in ("mail", "gitlab", "chat", "db"):
+        certificate(f"{name}.{DOMAIN}")
 
 
 def certificate(name: str) -> None:
@@ -223,7 +260,11 @@ def furnish(name: str, root: Path) -> None:
     put(root / "etc/systemd/network/00-host0.network", network)
     if name == "lb-1":
         put(root / "etc/haproxy/haproxy.cfg", (CONFIG / "haproxy.cfg").read_text())
+        pem = "".join((LAB / f"ca/gitlab.{DOMAIN}.{end}").read_text() for end in ("crt", "key"))
+        put(root / "etc/haproxy/gitlab.pem", pem, 0o600)
         enable(root, "haproxy.service")
+    if name == "db-1":
+        _furnish_database(root)
     if name == "mail-1":
         put(root / "etc/dovecot/dovecot.conf", (CONFIG / "dovecot.conf").read_text())
         put(root / "etc/postfix/main.cf", (CONFIG / "main.cf").read_text())
@@ -236,9 +277,26 @@ def furnish(name: str, root: Path) -> None:
         put(root / "etc/dovecot/users", users)
         mail = root / "var/mail/virtual"
         mail.mkdir(parents=True)
-        os.chown(mail, *vmail(root))
+        os.chown(mail, *owner(root, "vmail"))
         for unit in ("dovecot.service", "postfix.service"):
             enable(root, unit)
+
+
+def _furnish_database(root: Path) -> None:
+    """PostgreSQL that takes TLS alone, with an administrator who is no superuser, as a managed database has."""
+    for end in ("crt", "key"):
+        put(root / f"etc/postgresql/lab.{end}", (LAB / f"ca/db.{DOMAIN}.{end}").read_text(), 0o600)
+        os.chown(root / f"etc/postgresql/lab.{end}", *owner(root, "postgres"))
+    main = root / "etc/postgresql/15/main"
+    put(main / "conf.d/lab.conf", (CONFIG / "postgresql.conf").read_text())
+    put(main / "pg_hba.conf", (CONFIG / "pg_hba.conf").read_text())
+    password = (LAB / "secrets/db_admin_password").read_text().replace("'", "''")
+    put(root / "etc/postgresql/lab.sql", f"CREATE ROLE dba LOGIN CREATEROLE CREATEDB PASSWORD '{password}';\n", 0o600)
+    os.chown(root / "etc/postgresql/lab.sql", *owner(root, "postgres"))
+    create = "ExecStartPost=-/usr/bin/psql -X --quiet --file=/etc/postgresql/lab.sql"
+    unit = root / "etc/systemd/system/postgresql@15-main.service.d/lab.conf"
+    put(unit, f"[Service]\nUser=postgres\n{create}\n")
+    enable(root, "postgresql.service")
 
 
 def enable(root: Path, unit: str) -> None:
@@ -249,10 +307,10 @@ def enable(root: Path, unit: str) -> None:
         link.symlink_to(f"/lib/systemd/system/{unit}")
 
 
-def vmail(root: Path) -> tuple[int, int]:
-    """uid and gid of the mail user inside a node."""
+def owner(root: Path, user: str) -> tuple[int, int]:
+    """uid and gid of a user inside a node."""
     for line in (root / "etc/passwd").read_text().splitlines():
         fields = line.split(":")
-        if fields[0] == "vmail":
+        if fields[0] == user:
             return int(fields[2]), int(fields[3])
-    raise RuntimeError("the root file system has no user vmail")
+    raise RuntimeError(f"the root file system has no user {user}")

@@ -20,7 +20,7 @@ from tests.lab import image
 from tests.lab.image import LAB, MACHINES, ROOT, run, say
 
 CGROUPS = Path("/sys/fs/cgroup")
-PORTS = {"lb-1": (80,), "mail-1": (25, 143, 993)}
+PORTS = {"lb-1": (80, 443), "mail-1": (25, 143, 993), "db-1": (5432,)}
 """What the lab's own machines serve, besides ssh."""
 NEEDED = {
     "systemd-nspawn": "systemd-container",
@@ -77,6 +77,7 @@ class Lab:
             base = image.root_file_system()
             image.keys()
             image.packages()
+            image.releases()
             image.layer(base)
             self._up()
 
