@@ -8,3 +8,4 @@ _groups = pyinfra_groups(Path(__file__).with_name("site.yml"))
 gitlab = _groups["gitlab"]
 rails = _groups["rails"]
 mail_reader = _groups["mail_reader"]
+mattermost = _groups["mattermost"]

@@ -27,6 +27,7 @@ OUR_KEYS: tuple[tuple[str, str], ...] = (
     ("mailroom", "enable"),
     *(("mailroom", f"{kind}_auth_token") for kind in MAILBOXES),
     ("gitlab_rails", "internal_api_url"),
+    ("gitlab_rails", "mattermost_host"),
     *(
         ("gitlab_rails", f"{kind}_{key}")
         for kind in MAILBOXES

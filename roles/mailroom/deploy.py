@@ -37,7 +37,7 @@ def stop_readers(run: Run) -> None:
 
 def see_readers_stopped(run: Run) -> None:
     """Step: see from the processes of all nodes that it is stopped, before anything else is done."""
-    off = [name for name in run.site.nodes if name != run.plan.reader or run.plan.start]
+    off = [name for name in run.site.gitlab_nodes if name != run.plan.reader or run.plan.start]
     step(
         name="See mail_room stopped",
         action=(lambda host: see_stopped(run, off)) if run.leads else None,
@@ -119,7 +119,7 @@ def see_stopped(run: Run, nodes: list[str]) -> None:
 
 def see_one(run: Run) -> None:
     """See that mail_room runs on the declared reader, once, and nowhere else; then the run is at its end."""
-    wanted = {name: int(name == run.plan.reader) for name in run.site.nodes}
+    wanted = {name: int(name == run.plan.reader) for name in run.site.gitlab_nodes}
     deadline = time.monotonic() + ENDING
     while True:
         found = {

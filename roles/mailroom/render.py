@@ -36,6 +36,9 @@ def mail_keys(site: Site, node: str, reading: bool, tokens: Mapping[str, Secret]
     spec = site.nodes[node]
     if spec.rails and site.gitlab.internal_api_url:
         keys.append(("gitlab_rails", "internal_api_url", site.gitlab.internal_api_url))
+    if spec.rails and site.mattermost:
+        # GitLab's own pages link to it (files/gitlab-config-template/gitlab.rb.template).
+        keys.append(("gitlab_rails", "mattermost_host", site.mattermost.site_url))
     if site.mail and spec.rails:
         for kind in MAILBOXES:
             mailbox = site.mail.mailbox(kind)

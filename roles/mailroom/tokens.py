@@ -7,8 +7,6 @@ the token it has. `gitlab-secrets.json` is never written by us.
 from __future__ import annotations
 
 import base64
-import errno
-import os
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from pathlib import Path
 
 from roles.mailroom import facts
 from roles.node.facts import NodeState
+from roles.site import kept
 from roles.site.errors import StepError
 from roles.site.models import Site
 from roles.site.secret import Secret
@@ -88,23 +87,7 @@ def keep(tokens: Tokens) -> None:
     """
     for kind, path in tokens.keep.items():
         try:
-            try:
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            except FileExistsError as error:
-                raise NotADirectoryError(error.errno, "its folder is a file") from error
-            if path.is_symlink() and not path.exists():
-                raise FileNotFoundError(errno.ENOENT, "it is a link to nowhere")
-            # Written whole under another name first: a token cut short by a full disk must never be found later.
-            staged = path.with_name(f".{path.name}.{os.getpid()}.new")
-            descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            try:
-                with os.fdopen(descriptor, "w") as file:
-                    file.write(tokens.values[kind].reveal() + "\n")
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.link(staged, path)  # fails when the file exists by now, where a rename would replace it
-            finally:
-                staged.unlink()
+            kept.keep(path, tokens.values[kind])
         except FileExistsError as error:
             raise StepError(
                 f"{path} exists by now: another run made a token at the same time. Run again; that token will be used."

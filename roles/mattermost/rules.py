@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 from roles.gitlab.settings import MATTERMOST_ROLE
 from roles.mattermost import keys
+from roles.proxy import certificate
+from roles.site.errors import SecretError
 from roles.site.found import Found, get, items
-from roles.site.secret import SecretRef
+from roles.site.secret import FileRef, SecretRef
 from roles.site.yaml import KeyPath as Loc
+
+if TYPE_CHECKING:
+    from roles.site.models import Site
+
+CREDENTIALS: Loc = ("mattermost", "sign_on", "credentials")
+"""Where the site file says where the OAuth credentials are kept; the file may be absent before the first run."""
 
 OURS = {
     "ServiceSettings.SiteURL": "mattermost.site_url",
@@ -34,7 +43,7 @@ def check(data: Mapping[str, Any]) -> Iterator[Found]:
     """Every broken rule."""
     yield from _nodes(data)
     if isinstance(get(data, "mattermost"), Mapping):
-        for rule in (_release, _edition, _settings, _mail, _environment, _through):
+        for rule in (_edition, _settings, _mail, _environment, _through):
             yield from rule(data)
 
 
@@ -59,13 +68,6 @@ def _nodes(data: Mapping[str, Any]) -> Iterator[Found]:
     elif get(data, "mattermost") is not None and len(ours) != 1:
         message = "needs exactly one node with the role mattermost (several need a licence for high availability)"
         yield Found(("mattermost",), message, ", ".join(ours) or "no such node", "roles: [mattermost] on one node")
-
-
-def _release(data: Mapping[str, Any]) -> Iterator[Found]:
-    release = get(data, "mattermost", "release")
-    if isinstance(release, Mapping) and ("url" in release) == ("file" in release):
-        found = "both" if "url" in release else "none"
-        yield Found(("mattermost", "release"), "comes from one place", found, "url or file")
 
 
 def _edition(data: Mapping[str, Any]) -> Iterator[Found]:
@@ -151,3 +153,57 @@ def _through(data: Mapping[str, Any]) -> Iterator[Found]:
     if name is not None and name not in nodes:
         loc: Loc = ("mattermost", "database", "admin", "through")
         yield Found(loc, "is not a node of this site", repr(name), "one of: " + ", ".join(nodes))
+
+
+def check_files(site: Site) -> Iterator[Found]:
+    """What the section names outside of the site file: files, the certificate, secrets that have a form."""
+    wanted = site.mattermost
+    if wanted is None:
+        return
+    named: list[tuple[Loc, str | None]] = [
+        (("mattermost", "database", "ca"), wanted.database.ca),
+        (("mattermost", "proxy", "certificate"), wanted.proxy.certificate),
+        (("mattermost", "release", "source"), wanted.file),
+    ]
+    missing = [(loc, name) for loc, name in named if name and not site.file(name).is_file()]
+    for loc, name in missing:
+        yield Found(loc, "there is no such file", str(site.file(str(name))), "an existing file")
+    if isinstance(wanted.release.sha256, FileRef):
+        yield from _release_sum(site)
+    if not any(loc[1] == "proxy" for loc, _ in missing):
+        pem = site.file(wanted.proxy.certificate).read_bytes()
+        key = site.secret(wanted.proxy.key).reveal().encode()
+        for told in certificate.problems(pem, key, wanted.host, datetime.now(UTC)):
+            yield Found(("mattermost", "proxy", "certificate"), told)
+    for place, ref in _environment_secrets(site):
+        if re.search(r"[\0-\x08\x0b-\x1f\x7f]", site.secret(ref).reveal()):
+            yield Found(place, "holds a control character, which systemd lets no environment have", "(not shown)")
+    password: Loc = ("mattermost", "database", "password")
+    if re.search(r"[\0\r\n]", site.secret(wanted.database.password).reveal()):
+        yield Found(password, "holds a line end or NUL", "(not shown)", "one line")
+
+
+def _release_sum(site: Site) -> Iterator[Found]:
+    assert site.mattermost is not None
+    try:
+        site.mattermost.release_sha256(site.dir)
+    except SecretError as error:
+        yield Found(("mattermost", "release", "sha256"), str(error))
+
+
+def _environment_secrets(site: Site) -> Iterator[tuple[Loc, SecretRef]]:
+    assert site.mattermost is not None
+    for name, value in site.mattermost.environment.items():
+        if isinstance(value, SecretRef):
+            yield ("mattermost", "environment", name), value
+    for loc, value in _leaves(("mattermost", "settings"), site.mattermost.settings):
+        if isinstance(value, SecretRef):
+            yield loc, value
+
+
+def _leaves(loc: Loc, value: Any) -> Iterator[tuple[Loc, Any]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _leaves((*loc, str(key)), inner)
+    else:
+        yield loc, value

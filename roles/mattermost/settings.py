@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
 from roles.postgresql.settings import DatabaseSettings
 from roles.proxy.settings import ProxySettings
 from roles.site.base import AbsoluteURL, StrictModel, refuse
+from roles.site.errors import SecretError
 from roles.site.secret import FileRef, SecretRef
 
 
@@ -31,20 +34,38 @@ def _sha256(value: Any) -> Any:
 
 
 class ReleaseSettings(StrictModel):
-    """Where the release comes from. One of `url` and `file`."""
+    """Where the release comes from."""
 
-    url: AbsoluteURL | None = None
-    """Where the node downloads it, such as https://releases.mattermost.com/10.11.8/mattermost-10.11.8-linux-amd64.tar.gz
-    (Team Edition: mattermost-team-...)."""
-
-    file: str | None = None
-    """The tarball on the machine that the run is started on; it is sent over SSH."""
+    source: Annotated[str, Field(pattern=r"^(https?://\S+|[^:]+)$", description="a URL or a file here")]
+    """A URL from which the node downloads the tarball, such as
+    https://releases.mattermost.com/10.11.8/mattermost-team-10.11.8-linux-amd64.tar.gz; or a file on the machine that
+    the run is started on, which is sent over SSH."""
 
     sha256: Annotated[Any, AfterValidator(_sha256), Field(json_schema_extra={"type": "string"})]
     """Its SHA-256: 64 hex digits, or `!file PATH` to a file in which it is the first word."""
 
     keep: Annotated[int, Field(ge=1, le=20)] = 3
     """How many releases stay on the node, this one included, for the way back."""
+
+
+_Account = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$", description="a system account's name")]
+_Number = Annotated[int, Field(ge=1, le=60000)]
+
+
+class AccountSettings(StrictModel):
+    """The account that the server runs as. Made if absent; one that exists is taken as it is."""
+
+    user: _Account = "mattermost"
+    """Its name."""
+
+    group: _Account = "mattermost"
+    """Its main group."""
+
+    uid: _Number | None = None
+    """Number of the user, for storage shared between machines. Default: the next free one."""
+
+    gid: _Number | None = None
+    """Number of the group."""
 
 
 class AdminSettings(StrictModel):
@@ -104,11 +125,35 @@ class MattermostSettings(StrictModel):
     """Further environment variables of the server, such as `HTTPS_PROXY`, or `MM_...` for a key that is too new to be
     known here."""
 
+    account: AccountSettings = AccountSettings()
+    """Whom the server runs as."""
+
     admin: AdminSettings | None = None
     """The first system administrator."""
 
     sign_on: SignOnSettings | None = None
     """Sign-on through GitLab. The Team Edition has none from 11.0 on."""
+
+    def release_sha256(self, folder: Path) -> str:
+        """SHA-256 of the release, in hex.
+
+        Raises:
+            SecretError: when the file that holds it cannot be read or holds none.
+        """
+        found = self.release.sha256
+        if isinstance(found, FileRef):
+            try:
+                found = (found.path(folder).read_text().split() or [""])[0]
+            except (OSError, UnicodeDecodeError) as error:
+                raise SecretError(f"cannot be read: {getattr(error, 'strerror', error)}") from None
+            if not re.fullmatch(r"[0-9a-f]{64}", found):
+                raise SecretError("the first word of this file is no SHA-256 (64 hex digits in small letters)")
+        return str(found)
+
+    @property
+    def file(self) -> str | None:
+        """The release's file on the machine that the run is started on; None when the node downloads it."""
+        return None if "://" in self.release.source else self.release.source
 
     @property
     def number(self) -> tuple[int, ...]:
@@ -118,9 +163,9 @@ class MattermostSettings(StrictModel):
     @property
     def host(self) -> str:
         """Host name of `site_url`."""
-        return self.site_url.removeprefix("https://").partition(":")[0]
+        return str(urlsplit(self.site_url).hostname)
 
     @property
     def port(self) -> int:
         """Port of `site_url`."""
-        return int(self.site_url.removeprefix("https://").partition(":")[2] or 443)
+        return urlsplit(self.site_url).port or 443

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 
-from roles.postgresql.admin import BUNDLE, CONNECT_TIMEOUT
+from pyinfra.api.host import Host
+
+from roles.node import remote
+from roles.postgresql.admin import BUNDLE, CONNECT_TIMEOUT, cause
 from roles.postgresql.settings import DatabaseSettings
+from roles.site.errors import StepError
+from roles.site.secret import Secret
 
 _QUERY = (
     "SELECT current_setting('server_version_num'), pg_encoding_to_char(encoding), pg_get_userbyid(datdba), "
@@ -36,12 +42,34 @@ class Proof:
         return self.version // 10000
 
 
-def proof_command(settings: DatabaseSettings, ca: str | None) -> str:
-    """Shell for the application's node; reads the password from standard input.
+def prove(host: Host, settings: DatabaseSettings, password: Secret, ca: Path | None) -> Proof:
+    """Connect from `host` as the application's role, and look.
 
     Args:
-        ca: the certificate authority's file on the node; None: what the node trusts.
+        ca: the certificate authority's file here; None: what the node trusts.
+
+    Raises:
+        StepError: with what libpq said, or what is wrong with what is there.
     """
+    pem = ca.read_text() if ca else ""
+    got = remote.run(host, _command(settings, bool(pem)), stdin=f"{password.reveal()}\n{pem}")
+    where = f"the database {settings.name} on {settings.host}:{settings.port} as {settings.user}, from {host.name}"
+    if not got.ok:
+        raise StepError(f"{where}: {cause(got.stderr) or 'psql ended without a word'}. {_cure(got.stderr)}")
+    version, encoding, owner, creates, tls = got.stdout.split()
+    found = Proof(int(version), encoding, owner, creates == "t", tls)
+    if found.encoding != "UTF8":
+        raise StepError(f"{where}: it is in {found.encoding}. It must be in UTF8; make another database.")
+    if not found.creates:
+        raise StepError(
+            f"{where}: the role may not create tables in the schema public (nobody may by default from PostgreSQL 15 "
+            f"on). Run there: ALTER DATABASE {settings.name} OWNER TO {settings.user};"
+        )
+    return found
+
+
+def _command(settings: DatabaseSettings, ca: bool) -> str:
+    """Shell for the application's node; reads the password from the first line of standard input, then the CA."""
     words = {
         "host": settings.host,
         "port": str(settings.port),
@@ -49,22 +77,35 @@ def proof_command(settings: DatabaseSettings, ca: str | None) -> str:
         "dbname": settings.name,
         "sslmode": settings.sslmode,
         "connect_timeout": str(CONNECT_TIMEOUT),
+        "application_name": "pyinfra-gitlab",
     }
-    if settings.sslmode.startswith("verify"):
-        words["sslrootcert"] = ca or BUNDLE
+    if settings.sslmode.startswith("verify") and not ca:
+        words["sslrootcert"] = BUNDLE
     connection = " ".join(f"{key}='{value}'" for key, value in words.items())
     # The environment of a process is readable by its own user and root alone; its command line by everybody.
     return (
-        "IFS= read -r PGPASSWORD; export PGPASSWORD; command -v psql >/dev/null || { echo no psql >&2; exit 127; }; "
-        f"psql -X -q -A -t -w -F ' ' -c {shlex.quote(_QUERY)} {shlex.quote(connection)}"
+        'IFS= read -r PGPASSWORD; export PGPASSWORD; ca=$(mktemp) || exit 1; trap \'rm -f "$ca"\' EXIT; cat > "$ca"; '
+        + ('export PGSSLROOTCERT="$ca"; ' if ca else "")
+        + f"psql -X -q -A -t -w -F ' ' -c {shlex.quote(_QUERY)} {shlex.quote(connection)}"
     )
 
 
-def proof(text: str) -> Proof:
-    """What the command printed.
-
-    Raises:
-        ValueError: when it is not that.
-    """
-    version, encoding, owner, creates, tls = text.split()
-    return Proof(int(version), encoding, owner, creates == "t", tls)
+def _cure(said: str) -> str:
+    """What an operator does about an error of libpq's."""
+    for words, cure in (
+        (
+            "password authentication failed",
+            "Check mattermost.database.password; with database.admin it is set for you.",
+        ),
+        ("does not exist", "With mattermost.database.admin it is made for you."),
+        ("no pg_hba.conf entry", "Allow this node, with TLS, in the server's pg_hba.conf."),
+        ("certificate verify failed", "The server's certificate is not of mattermost.database.ca, or has expired."),
+        ("does not match host name", "mattermost.database.host must be a name in the server's certificate."),
+        ("does not support SSL", "Switch TLS on there (ssl = on), or give another sslmode."),
+        ("could not translate host name", "Check mattermost.database.host and the node's DNS."),
+        ("Connection refused", "Check host and port, and that PostgreSQL listens there."),
+        ("timeout expired", "A firewall between this node and the server?"),
+    ):
+        if words in said:
+            return cure
+    return "Nothing was started."

@@ -68,7 +68,7 @@ class SitePlan:
 
     def first(self, name: str) -> bool:
         """True for a node to converge before the reader."""
-        return name != self.reader and self.nodes[name].converge
+        return name != self.reader and name in self.nodes and self.nodes[name].converge
 
     @property
     def installing(self) -> set[str]:
@@ -115,7 +115,7 @@ def plan(
     refused: list[str] = []
     nodes: dict[str, NodePlan] = {}
     reader = site.mail.reader if site.mail else None
-    for name in site.nodes:
+    for name in site.gitlab_nodes:
         state = states[name]
         if isinstance(state, str):
             refused.append(

@@ -19,8 +19,8 @@ from roles.mailroom import facts as mail_facts
 from roles.mailroom import tokens as mail_tokens
 from roles.node import remote
 from roles.node.bundle import Bundle, File
-from roles.node.diff import masked_diff
 from roles.node.facts import NodeState
+from roles.rollout.diff import show
 from roles.rollout.outcome import outcome
 from roles.rollout.plan import SitePlan, plan, tokens_differ
 from roles.site.current import current
@@ -132,12 +132,12 @@ def begin() -> Run:
 def survey(state: State) -> Run:
     """Look at the whole site and plan, without refusing or showing anything."""
     site = current()
-    blank = {name: config_file(site, name, False, {}) for name in site.nodes}
+    blank = {name: config_file(site, name, False, {}) for name in site.gitlab_nodes}
     states = remote.look_all(state, bundles(site, blank))
     hosts = {host.name: host for host in state.inventory}
     tokens = mail_tokens.decide(site, states, lambda node, kind: mailroom.fetch_token(hosts[node], kind))
     reader = site.mail.reader if site.mail else None
-    files = {name: config_file(site, name, name == reader, tokens.values) for name in site.nodes}
+    files = {name: config_file(site, name, name == reader, tokens.values) for name in site.gitlab_nodes}
     limit = {host.name for host in state.inventory if state.is_host_in_limit(host)}
     return Run(site, state, states, tokens, files, plan(site, states, files, tokens.values, limit))
 
@@ -148,7 +148,9 @@ def _begin() -> Run:
         outcome.refused(list(run.plan.refused))
         raise RefusedError("nothing was touched:\n" + "\n".join(f"  - {reason}" for reason in run.plan.refused))
     if not run.work:
-        outcome.end("as declared", f"all {len(run.site.nodes)} nodes; nothing to do", part="gitlab", changes={})
+        outcome.end(
+            "as declared", f"all {len(run.site.gitlab_nodes)} GitLab nodes; nothing to do", part="gitlab", changes={}
+        )
         return run
     summary = run.summary()
     for name, lines in summary.items():
@@ -166,13 +168,7 @@ def _show_diff(run: Run) -> None:
     """Show what changes in which file, with every secret masked."""
     hosts = {host.name: host for host in run.state.inventory}
     for name, node in run.plan.nodes.items():
-        for change in node.changes:
-            got = remote.run(hosts[name], f"cat -- {change.file.path}") if not change.found.absent else None
-            old = got.stdout if got and got.ok else ""
-            new = change.file.content.decode()
-            public = set(change.file.display.splitlines())
-            for line in masked_diff(change.file.path, old, change.file.display, new, public.__contains__):
-                logger.info(f"    {name}: {line}")
+        show(hosts[name], node.changes)
         if node.include:
             logger.info(f"    {name}: + from_file '{gitlab.MAIL_RB}' in {GITLAB_RB}")
 

@@ -24,7 +24,7 @@ def checks(run: Run) -> list[Check]:
     """Every check of the site, node by node. Changes nothing."""
     site = run.site
     found: list[Check] = []
-    for name in site.nodes:
+    for name in site.gitlab_nodes:
         state = run.states[name]
         found += configuration(site, name, state, run.files[name])
         found.append(mail.readers(site, name, state))

@@ -18,7 +18,8 @@ def pyinfra_groups(site_file: Path) -> dict[str, Group]:
     """Load the site file, check the flags of the run, and make the groups.
 
     Returns:
-        `gitlab` (all nodes), `rails` (those with Rails) and `mail_reader` (one node, or none). Secrets are not in them.
+        `gitlab` (all its nodes), `rails` (those with Rails), `mail_reader` and `mattermost` (one node, or none).
+        Secrets are not in them.
 
     Raises:
         SiteFileError: with every problem of the site file.
@@ -29,9 +30,10 @@ def pyinfra_groups(site_file: Path) -> dict[str, Group]:
     use(site)
     nodes = {name: _data(site, name) for name in site.nodes}
     groups = {
-        "gitlab": list(nodes),
+        "gitlab": list(site.gitlab_nodes),
         "rails": site.rails_nodes,
         "mail_reader": [site.mail.reader] if site.mail else [],
+        "mattermost": [site.mattermost_node] if site.mattermost_node else [],
     }
     return {group: [(name, nodes[name]) for name in names] for group, names in groups.items()}
 

@@ -113,7 +113,7 @@ class Site(StrictModel):
     @property
     def rails_nodes(self) -> list[str]:
         """Names of the nodes with Rails."""
-        return [name for name, node in self.nodes.items() if node.rails]
+        return [name for name, node in self.gitlab_nodes.items() if node.rails]
 
     @property
     def webhook_mailboxes(self) -> list[str]:

@@ -14,10 +14,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from roles.gitlab.settings import RAILS_ROLES, SECTIONS
+from roles.mattermost import rules as mattermost
 from roles.site.errors import SecretError
 from roles.site.found import Found, get, items
 from roles.site.models import Site
-from roles.site.secret import Secret, SecretRef
+from roles.site.secret import FileRef, Secret, SecretRef
 from roles.site.yaml import KeyPath as Loc
 
 KINDS = ("incoming_email", "service_desk_email")
@@ -60,7 +61,7 @@ def names_secret(key: str) -> bool:
 
 def check(data: Mapping[str, Any]) -> Iterator[Found]:
     """Every broken rule in the plain data of a site file."""
-    for rule in (_addresses, _reader, _mailboxes, _urls, _tokens, _gitlab, _suffixes):
+    for rule in (_addresses, _reader, _mailboxes, _urls, _tokens, _gitlab, _suffixes, mattermost.check):
         yield from rule(data)
 
 
@@ -351,8 +352,10 @@ def check_secrets(site: Site, data: Mapping[str, Any]) -> Iterator[Found]:
         if named and not site.file(named).is_file():
             yield Found(("ssh", key), "there is no such file", str(site.file(named)), "an existing file")
     for loc, ref in _refs((), data):
-        if loc[:2] == ("mail", "tokens"):
+        if loc[:2] == ("mail", "tokens") or loc == ("mattermost", "release", "sha256"):
             continue
+        if loc == mattermost.CREDENTIALS and isinstance(ref, FileRef) and not ref.path(site.dir).exists():
+            continue  # made by the run
         try:
             value = site.secret(ref).reveal()
         except SecretError as error:
@@ -371,6 +374,7 @@ def check_secrets(site: Site, data: Mapping[str, Any]) -> Iterator[Found]:
             continue
         if token is not None:
             yield from _token(loc, token)
+    yield from mattermost.check_files(site)
 
 
 def _token(loc: Loc, token: Secret) -> Iterator[Found]:

@@ -182,7 +182,7 @@ def keys() -> None:
             # characters on which careless quoting breaks; no #{ #$ #@, which GitLab's own gitlab.yml does not survive
             path.touch(mode=0o600)
             path.write_text("'\"\\ %$&<>" + secrets.token_urlsafe(18))
-    for name in ("db_admin_password", "mattermost_admin_password"):
+    for name in ("db_admin_password", "mattermost_db_password", "mattermost_admin_password"):
         path = secret / name
         if not path.exists():
             path.touch(mode=0o600)

@@ -21,12 +21,16 @@ from roles.site.inventory import pyinfra_groups
 from roles.site.load import load
 from roles.site.models import Site
 from roles.site.yaml import read
+from tests.unit.certificates import self_signed
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "inventories" / "example"
 SECRETS = {
     "service_desk_email_password": "hunter2-example",
     "incoming_email_token": base64.b64encode(b"x" * 32).decode(),
+    "mattermost_db_password": "hunter2-db",
+    "mattermost_smtp_password": "hunter2-smtp",
+    "mattermost_admin_password": "hunter2-admin",
 }
 
 
@@ -43,11 +47,18 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         file = folder / "secrets" / name
         file.touch(mode=0o600)
         file.write_text(value + "\n")
+    certificate, key = self_signed("chat.example.com")
+    (folder / "secrets" / "chat.example.com.key").touch(mode=0o600)
+    (folder / "secrets" / "chat.example.com.key").write_text(key)
+    for name in ("chat.example.com.pem", "postgres-ca.pem"):
+        (folder / name).write_text(certificate)
+    (folder / "mattermost-team-10.11.8-linux-amd64.tar.gz.sha256").write_text(f"{'0' * 64}  mattermost.tar.gz\n")
     sops = folder / "bin" / "sops"
     sops.write_text('#!/bin/sh\nprintf "%s" "sops:$*"\n')
     sops.chmod(0o700)
     monkeypatch.setenv("PATH", str(folder / "bin"), prepend=":")
     monkeypatch.setenv("GITLAB_INCOMING_EMAIL_PASSWORD", "hunter2-incoming")
+    monkeypatch.setenv("GITLAB_ADMIN_TOKEN", "hunter2-api-token")
     return folder
 
 
@@ -129,6 +140,7 @@ def test_the_groups_of_the_inventory(example: Path) -> None:
         "gitlab": ["gitlab-1", "gitlab-2", "gitlab-3", "gitaly-1"],
         "rails": ["gitlab-1", "gitlab-2", "gitlab-3"],
         "mail_reader": ["gitlab-1"],
+        "mattermost": ["chat-1"],
     }
     assert groups["mail_reader"][0][1] == {
         "ssh_hostname": "192.0.2.11",

@@ -1,0 +1,140 @@
+"""Bring a release to the node and make it the current one. Releases are never changed, only added and pruned."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from pyinfra.api.host import Host
+
+from roles.mattermost.render import CURRENT
+from roles.mattermost.settings import MattermostSettings
+from roles.node import remote
+from roles.site.errors import StepError
+from roles.site.models import Site
+
+SPACE_KIB = 3 * 1024 * 1024
+"""Free space in /opt, in KiB, below which no release is brought there: the tarball and what is in it (11.x: 1.3 GB)."""
+
+
+def folder(version: str) -> str:
+    """Where a release is."""
+    return f"{CURRENT}-{version}"
+
+
+def number(text: str) -> tuple[int, ...]:
+    """The version in the name of a release's folder, as numbers; empty when there is none."""
+    found = re.fullmatch(rf"{CURRENT}-(\d+(?:\.\d+)+)", text)
+    return tuple(int(part) for part in found.group(1).split(".")) if found else ()
+
+
+# `.sha256` is written before the folder gets its name, so a folder with it is whole. A folder of that name that holds
+# something else (another edition of the same version) is moved aside first, and removed at the end.
+_UNPACK = """\
+set -eu; umask 022
+tarball=$1 sum=$2 target=$3
+new="$target.part"
+trap 'rm -rf -- "$new"' EXIT
+got=$(sha256sum < "$tarball"); got=${got%% *}
+[ "$got" = "$sum" ] || { echo "the release's SHA-256 is $got, declared is $sum" >&2; exit 1; }
+rm -rf -- "$new"; mkdir -- "$new"
+tar -xzf "$tarball" -C "$new" --strip-components=1 --no-same-owner --no-same-permissions
+[ -x "$new/bin/mattermost" ] || { echo "there is no bin/mattermost in the release" >&2; exit 1; }
+mkdir -p "$new/client"
+chown -R root:root -- "$new"; chmod -R u=rwX,go=rX -- "$new"
+echo "$sum" > "$new/.sha256"
+sync -f -- "$new"
+if [ -e "$target" ]; then rm -rf -- "$target.old"; mv -T -- "$target" "$target.old"; fi
+mv -T -- "$new" "$target"
+rm -rf -- "$target.old"
+"""
+
+_FETCH = """\
+set -eu; umask 022
+curl --fail --silent --show-error --location --retry 3 --connect-timeout 20 --output "$1" -- "$2"
+"""
+
+
+def bring(site: Site, host: Host) -> None:
+    """Get the release onto the node, check its SHA-256, and unpack it beside the others.
+
+    Raises:
+        StepError: nothing was changed, and why.
+    """
+    wanted = site.mattermost
+    assert wanted is not None
+    sum_, target = wanted.release_sha256(site.dir), folder(wanted.version)
+    staged = f"{CURRENT}-{wanted.version}.download"
+    try:
+        if wanted.file:
+            _send(site.file(wanted.file), sum_, host, staged)
+        else:
+            got = remote.run(host, _shell(_FETCH, staged, wanted.release.source), note="downloading the release")
+            if not got.ok:
+                raise StepError(
+                    f"the release could not be downloaded: {got.stderr.strip()}. Check mattermost.release.source, and "
+                    "that the node reaches it (mattermost.environment's proxies are the server's alone); or name a "
+                    "file here."
+                )
+        got = remote.run(host, _shell(_UNPACK, staged, sum_, target), note="unpacking the release")
+        if not got.ok:
+            raise StepError(f"the release was not installed: {_last(got.stderr)}. Nothing was changed.")
+    finally:
+        remote.run(host, f"rm -f -- {shlex.quote(staged)}")
+
+
+def _send(file: Path, declared: str, host: Host, staged: str) -> None:
+    with file.open("rb") as content:
+        found = hashlib.file_digest(content, "sha256").hexdigest()
+    if found != declared:
+        raise StepError(f"{file} has SHA-256 {found}, declared is {declared}. Nothing was changed.")
+    got = remote.send(host, file, staged, note=f"sending {file.name}")
+    if not got.ok:
+        raise StepError(f"the release could not be sent: {_last(got.stderr)} (is /opt full?). Nothing was changed.")
+
+
+# rename(2) of a new link over the old one: whoever looks sees either release, never none.
+_SWITCH = """\
+set -eu
+ln -sfn -- "$2" "$1.new"
+mv -fT -- "$1.new" "$1"
+"""
+
+
+def switch(host: Host, version: str) -> None:
+    """Make a release the current one.
+
+    Raises:
+        StepError: when it cannot.
+    """
+    got = remote.run(host, _shell(_SWITCH, CURRENT, folder(version)))
+    if not got.ok:
+        raise StepError(f"{CURRENT} could not be pointed at {folder(version)}: {_last(got.stderr)}.")
+
+
+def surplus(releases: Mapping[str, str], settings: MattermostSettings) -> list[str]:
+    """Folders of releases to remove: the oldest beyond `release.keep`, never the declared one.
+
+    Args:
+        releases: SHA-256 by folder, as found; without one a folder is not ours and stays.
+    """
+    ours = sorted((path for path, sum_ in releases.items() if sum_ and number(path)), key=number, reverse=True)
+    others = [path for path in ours if path != folder(settings.version)]
+    return others[settings.release.keep - 1 :]
+
+
+def prune(host: Host, paths: list[str]) -> None:
+    """Remove releases."""
+    if paths:
+        remote.run(host, "rm -rf -- " + " ".join(shlex.quote(path) for path in paths))
+
+
+def _shell(script: str, *words: str) -> str:
+    return " ".join(shlex.quote(word) for word in ("sh", "-c", script, "sh", *words))
+
+
+def _last(text: str) -> str:
+    return (text.strip().splitlines() or ["no reason was given"])[-1]

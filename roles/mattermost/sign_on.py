@@ -1,0 +1,196 @@
+"""Walk the way of a sign-on through GitLab, from Mattermost's node, step by step, without anybody's password.
+
+Every step asks what the server itself would ask. The first that fails is named; those behind it would only repeat it.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from urllib.parse import parse_qs, urlsplit
+
+from pyinfra.api.host import Host
+
+from roles.mattermost.application import Application, Credentials, redirect_uris
+from roles.mattermost.render import LISTEN
+from roles.node import remote
+from roles.node.checks import Check, Verdict, compare
+from roles.site.models import Site
+from roles.site.secret import scrub
+
+CLOCK = 60.0
+"""Seconds by which the clocks may differ: GitLab's codes live for ten minutes, its tokens carry times."""
+WRONG_SECRET = "the application's id and secret"
+"""Subject of the check that fails when GitLab does not know the kept credentials."""
+
+APPLICATION = "the application in GitLab"
+"""Subject of the check that fails when the application is not as declared."""
+
+_UNREACHED = {
+    5: "The proxy that the node uses has no address.",
+    6: "The node's DNS does not know this name: put it there, or into /etc/hosts.",
+    7: "Nothing listens there, or a firewall refuses this node.",
+    28: "No answer: a firewall between this node and GitLab drops the connection.",
+    35: "TLS could not be agreed on: is this the right port?",
+    60: "The node does not trust GitLab's certificate, and neither would the server: put its authority into "
+    "/usr/local/share/ca-certificates and run update-ca-certificates; or the certificate has expired, or is for "
+    "another name.",
+}
+"""Exit codes of curl, and what an operator does about them."""
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What came back over HTTP, or why nothing did."""
+
+    rc: int
+    """Exit code of curl; 0: there is an answer."""
+    why: str = ""
+    """What curl said."""
+    status: int = 0
+    """HTTP status."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """By small name; the last of each."""
+    body: str = ""
+    """The body."""
+
+
+def _ask(host: Host, url: str, *options: str, stdin: str = "") -> _Answer:
+    words = ["curl", "--silent", "--show-error", "--include", "--max-time", "20", *options, "--", url]
+    command = " ".join(shlex.quote(word) for word in words) + '; printf "\\nrc=%s" $?'
+    got = remote.run(host, command, stdin=stdin)
+    text, _, rc = got.stdout.replace("\r\n", "\n").rpartition("\nrc=")
+    if not rc.isdigit():
+        return _Answer(-1, scrub(got.stderr.strip()) or "curl could not be run")
+    if rc != "0":
+        return _Answer(int(rc), scrub(got.stderr.strip().removeprefix("curl: ")))
+    head, _, body = text.partition("\n\n")
+    while head.startswith("HTTP/1.1 1"):
+        head, _, body = body.partition("\n\n")
+    status, *lines = head.split("\n")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return _Answer(0, "", int(status.split()[1]), headers, body)
+
+
+def walk(site: Site, host: Host, credentials: Credentials | None, application: Application | str | None) -> list[Check]:
+    """The checks up to the first that fails.
+
+    Args:
+        host: Mattermost's node; the server runs.
+        credentials: as kept.
+        application: as found in GitLab; a string is the reason why it could not be looked at; None: not looked at.
+    """
+    out = []
+    for check in _steps(site, host, credentials, application):
+        out.append(check)
+        if not check.ok:
+            break
+    return out
+
+
+def _steps(
+    site: Site, host: Host, credentials: Credentials | None, application: Application | str | None
+) -> Iterator[Check]:
+    gitlab, node = site.gitlab.external_url.rstrip("/"), host.name
+    name = str(urlsplit(gitlab).hostname)
+    got = _ask(host, f"{gitlab}/oauth/authorize")
+    cure = _UNREACHED.get(got.rc, "Open that address from the node with curl and see.")
+    found = f"HTTP {got.status}" if got.rc == 0 else got.why
+    yield compare(node, f"the way to {name} (DNS, connection, TLS)", "GitLab answers", found, got.rc == 0, cure)
+    yield _clock(host, got)
+    if credentials is None:
+        cure = "Run deploys/mattermost.py: it makes the application."
+        yield compare(node, WRONG_SECRET, "kept where the site file says", "none", False, cure)
+        return
+    yield _client(host, gitlab, credentials)
+    if application is not None:
+        yield _registered(site, host, application)
+    yield _user_api(host, gitlab)
+    yield _server(site, host, gitlab, credentials)
+
+
+def _clock(host: Host, got: _Answer) -> Check:
+    declared, subject = f"within {CLOCK:.0f} s of GitLab's", "clock"
+    now = remote.run(host, "date +%s").stdout.strip()
+    try:
+        off = float(now) - parsedate_to_datetime(got.headers["date"]).timestamp()
+    except (KeyError, ValueError):
+        return compare(host.name, subject, declared, None, False, "GitLab's answer has no date.")
+    cure = "Let NTP set the clocks of both (chrony or systemd-timesyncd)."
+    return compare(host.name, subject, declared, f"{off:+.0f} s", abs(off) <= CLOCK, cure)
+
+
+def _client(host: Host, gitlab: str, credentials: Credentials) -> Check:
+    """GitLab looks at id and secret before it looks at the code: a made-up code is refused as such only after them."""
+    uid, secret = credentials
+    body = f"grant_type=authorization_code&code=none&redirect_uri=https%3A%2F%2Fnone.invalid&client_id={uid}"
+    got = _ask(host, f"{gitlab}/oauth/token", "--data", "@-", stdin=f"{body}&client_secret={secret.reveal()}")
+    try:
+        said = str(json.loads(got.body)["error"])
+    except (ValueError, KeyError, TypeError):
+        said = got.why or f"HTTP {got.status} without a reason"
+    cure = "Run deploys/mattermost.py: it makes the application, or renews its secret, and keeps them."
+    if said not in ("invalid_client", "invalid_grant"):
+        cure = f"{gitlab}/oauth/token does not answer as GitLab does: is something between, or is external_url wrong?"
+    declared = "GitLab knows them"
+    found = {"invalid_grant": "GitLab knows them", "invalid_client": "GitLab refuses them (invalid_client)"}.get(
+        said, said
+    )
+    return compare(host.name, WRONG_SECRET, declared, found, said == "invalid_grant", cure)
+
+
+def _registered(site: Site, host: Host, application: Application | str) -> Check:
+    declared = f"redirect URIs {' and '.join(redirect_uris(site))}, scope read_user, confidential, trusted"
+    if isinstance(application, str):
+        return Check(host.name, APPLICATION, declared, application, Verdict.NOT_SEEN, "See the reason.")
+    cure = "Run deploys/mattermost.py: it puts the application right."
+    if application.uid is None:
+        return compare(host.name, APPLICATION, declared, "there is none of that name", False, cure)
+    found = "another " + ", another ".join(application.differs) if application.differs else "the same"
+    return compare(host.name, APPLICATION, declared, found, not application.differs, cure)
+
+
+def _user_api(host: Host, gitlab: str) -> Check:
+    """A made-up token must be refused for being made up, not for where it comes from."""
+    got = _ask(host, f"{gitlab}/api/v4/user", "--header", "Authorization: Bearer none")
+    is_json = "json" in got.headers.get("content-type", "")
+    cures = {
+        403: "GitLab refuses this address: see its IP restrictions, rate limits, and what stands before it.",
+        429: "GitLab limits the rate of this address (Admin area > Settings > Network).",
+        404: "There is no API at this address: check gitlab.external_url.",
+    }
+    found = f"HTTP {got.status}" + ("" if is_json else ", no JSON") if got.rc == 0 else got.why
+    cure = cures.get(got.status, "Something that is not GitLab's API answers there.")
+    ok = got.status == 401 and is_json
+    return compare(host.name, "GET /api/v4/user with a wrong token", "HTTP 401 in JSON", found, ok, cure)
+
+
+def _server(site: Site, host: Host, gitlab: str, credentials: Credentials) -> Check:
+    """Where the server sends a browser that wants to sign on."""
+    assert site.mattermost is not None
+    authority = urlsplit(site.mattermost.site_url).netloc
+    got = _ask(
+        host,
+        f"http://{LISTEN}/oauth/gitlab/login",
+        "--header",
+        f"Host: {authority}",
+        "--header",
+        "X-Forwarded-Proto: https",
+    )
+    url = urlsplit(got.headers.get("location", ""))
+    query = parse_qs(url.query)
+    subject, declared = "the server's redirect to GitLab", f"{gitlab}/oauth/authorize with {redirect_uris(site)[0]}"
+    if got.rc or got.status not in (302, 307) or "client_id" not in query:
+        found = got.why or f"HTTP {got.status}, no redirect to GitLab"
+        cure = "Is sign-on with GitLab part of this edition and version? See journalctl -u mattermost."
+        return compare(host.name, subject, declared, found, False, cure)
+    to = f"{url.scheme}://{url.netloc}{url.path}"
+    back = query.get("redirect_uri", [""])[0]
+    ok = (to, back, query["client_id"][0]) == (f"{gitlab}/oauth/authorize", redirect_uris(site)[0], credentials[0])
+    cure = "The server uses other settings than the site file's: run deploys/mattermost.py."
+    if back not in redirect_uris(site):
+        cure = "GitLab would refuse it (redirect URI mismatch): mattermost.site_url must be what people type."
+    return compare(host.name, subject, declared, f"{to} with {back}", ok, cure)

@@ -1,0 +1,60 @@
+"""Put nginx's site in place and make nginx use it; what it refuses is taken back."""
+
+from __future__ import annotations
+
+import shlex
+
+from pyinfra.api.host import Host
+
+from roles.node import remote
+from roles.node.install import install
+from roles.node.plan import FileChange
+from roles.proxy import facts
+from roles.proxy.render import CERTIFICATE, CONFIG, KEY
+from roles.site.errors import StepError
+
+# `nginx -t` can only judge the files in their places. So what was there is kept until nginx has agreed.
+_INSTALL = f"""\
+set -u; umask 077
+old=$(mktemp -d) || exit 1
+trap 'rm -rf -- "$old"' EXIT
+for f in {CONFIG} {CERTIFICATE} {KEY}; do [ -e "$f" ] && cp -p -- "$f" "$old/"; done
+sh -c "$1" || exit 1
+why=$(nginx -t -q 2>&1) && exit 0
+for f in {CONFIG} {CERTIFICATE} {KEY}; do
+  n="$old/$(basename -- "$f")"
+  if [ -e "$n" ]; then mv -f -- "$n" "$f"; else rm -f -- "$f"; fi
+done
+echo "nginx refused it, and what was there before is back: $why" >&2; exit 1"""
+
+_LOAD = f"""\
+set -u; umask 077; mkdir -p {facts.STATE_DIR}
+before=$({facts.FINGERPRINT})
+systemctl enable --quiet nginx.service
+systemctl reload-or-restart nginx.service || {{ journalctl -u nginx -n 5 --no-pager -o cat >&2; exit 1; }}
+echo "$before" > {facts.STAMP}.new && mv {facts.STAMP}.new {facts.STAMP}"""
+
+
+def put(host: Host, changes: list[FileChange]) -> None:
+    """Install the files that differ.
+
+    Raises:
+        StepError: nothing was changed, and why.
+    """
+    if not changes:
+        return
+    command, content = install(changes)
+    got = remote.run(host, f"sh -c {shlex.quote(_INSTALL)} sh {shlex.quote(command)}", stdin=content)
+    if not got.ok:
+        raise StepError(f"nginx's site was not installed: {got.stderr.strip()}")
+
+
+def load(host: Host) -> None:
+    """Make nginx read its files; connections that are open stay open.
+
+    Raises:
+        StepError: with nginx's last lines.
+    """
+    got = remote.run(host, _LOAD)
+    if not got.ok:
+        raise StepError(f"nginx could not be started or reloaded: {got.stderr.strip()}")
