@@ -11,8 +11,11 @@ from rich.text import Text
 from roles.gitlab.checks import configuration
 from roles.mailroom import checks as mail
 from roles.mailroom import deploy as mailroom
+from roles.mattermost.checks import checks as mattermost_checks
+from roles.mattermost.facts import health_questions
 from roles.node import remote
 from roles.node.checks import Check, Verdict
+from roles.rollout import mattermost
 from roles.rollout.outcome import outcome
 from roles.rollout.run import Run, survey
 from roles.site.secret import scrub
@@ -61,6 +64,9 @@ def _verify() -> list[Check]:
     for kind, origin in run.tokens.origin.items():
         logger.info(f"    The {kind} token is not kept yet where the site file says ({origin})")
     found = checks(run)
+    chat = mattermost.survey(pyinfra_state.inventory.state, health_questions())
+    if chat:
+        found += mattermost_checks(chat)
     if not outcome.json:
         console = Console()
         if not console.is_terminal:

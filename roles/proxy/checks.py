@@ -1,0 +1,55 @@
+"""Whether nginx serves HTTPS as declared. Asked by `verify`; changes nothing."""
+
+from __future__ import annotations
+
+import shlex
+from datetime import UTC, datetime
+
+from pyinfra.api.host import Host
+
+from roles.node import remote
+from roles.node.bundle import File
+from roles.node.checks import Check, compare
+from roles.node.facts import NodeState
+from roles.node.plan import changes
+from roles.proxy import certificate, facts
+from roles.proxy.render import CERTIFICATE
+
+CURE = "Run deploys/mattermost.py."
+
+
+def checks(host: Host, name: str, port: int, files: tuple[File, ...], state: NodeState) -> list[Check]:
+    """nginx's files, whether it has read them, what it serves over TLS, and how long that is valid.
+
+    Args:
+        name: the host name that people type.
+        port: of HTTPS.
+        files: as they must be.
+    """
+    out = []
+    for file in files:
+        differing = changes((file,), state)
+        found = differing[0].summary() if differing else "the same"
+        out.append(compare(host.name, file.path, "as the site file says", found, not differing, CURE))
+    fresh = facts.as_declared(state)
+    found = "runs with these files" if fresh else "does not run, or has not read them"
+    out.append(compare(host.name, "nginx", "runs with these files", found, fresh, f"{CURE} See `nginx -t`."))
+    declared = next(file.content for file in files if file.path == CERTIFICATE)
+    out.append(_served(host, name, port, declared))
+    return out
+
+
+def _served(host: Host, name: str, port: int, declared: bytes) -> Check:
+    words = f"-connect 127.0.0.1:{port} -servername {shlex.quote(name)} -showcerts"
+    got = remote.run(host, f"timeout 20 openssl s_client {words} </dev/null 2>/dev/null")
+    served = certificate.certificates(got.stdout.encode())
+    subject, wanted = f"certificate at port {port}", f"the declared one, valid for {certificate.WARN_DAYS} days more"
+    if not served:
+        return compare(host.name, subject, wanted, "no TLS answer", False, f"{CURE} See `journalctl -u nginx`.")
+    if [one.split() for one in served] != [one.split() for one in certificate.certificates(declared)]:
+        return compare(host.name, subject, wanted, "another certificate, or another chain", False, CURE)
+    end = certificate.not_after(declared)
+    days = certificate.days_left(end, datetime.now(UTC))
+    cure = "Renew it, put it where mattermost.proxy.certificate says, and run deploys/mattermost.py."
+    found = f"the declared one, valid until {end:%Y-%m-%d} ({days} days)"
+    return compare(host.name, subject, wanted, found, days >= certificate.WARN_DAYS, cure)
