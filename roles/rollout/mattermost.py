@@ -191,7 +191,7 @@ def _begin() -> MattermostRun | None:
     state = pyinfra_state.inventory.state
     run = survey(state)
     if run is None:
-        outcome.end("as declared", "the site has no mattermost", part=PART)
+        outcome.end("as declared", part=PART)
         return None
     if not state.is_host_in_limit(run.server):
         outcome.end("as declared", f"{run.node} is left out by --limit", part=PART)
@@ -201,7 +201,7 @@ def _begin() -> MattermostRun | None:
         outcome.refused([f"{run.node}: {reason}" for reason in refused])
         raise RefusedError("nothing was touched:\n" + "\n".join(f"  - {run.node}: {reason}" for reason in refused))
     if not run.work:
-        outcome.end("as declared", f"Mattermost on {run.node}; nothing to do", part=PART)
+        outcome.end("as declared", f"nothing to do for Mattermost on {run.node}", part=PART)
         return None
     summary = run.plan.summary()
     for line in summary:

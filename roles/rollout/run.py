@@ -149,7 +149,7 @@ def _begin() -> Run:
         raise RefusedError("nothing was touched:\n" + "\n".join(f"  - {reason}" for reason in run.plan.refused))
     if not run.work:
         outcome.end(
-            "as declared", f"all {len(run.site.gitlab_nodes)} GitLab nodes; nothing to do", part="gitlab", changes={}
+            "as declared", f"nothing to do on {len(run.site.gitlab_nodes)} GitLab nodes", part="gitlab", changes={}
         )
         return run
     summary = run.summary()

@@ -44,7 +44,7 @@ def healed(site: LabSite) -> Iterator[LabSite]:
     """The configured site for a test that damages it: put right again afterwards, and seen to be."""
     yield site
     site.write(site.original)
-    for name in ("gitlab-1", "gitlab-2", "gitlab-3", "gitaly-1", "lb-1", "mail-1"):
+    for name in ("gitlab-1", "gitlab-2", "gitlab-3", "gitaly-1", "lb-1", "mail-1", "chat-1", "db-1"):
         site.lab.heal(name)
     result = site.run()
     assert result.code == 0, result.screen

@@ -33,6 +33,9 @@ NEEDED = {
 REBOOT = 133
 """Exit code of systemd-nspawn when the container asked for a reboot."""
 
+SHARED = "/var/opt/gitlab/standin-shared"
+"""A folder that all nodes `gitlab-...` have in common: what the database is to the real GitLab."""
+
 # One per node. A reboot inside ends nspawn: it is started again, as a machine would. The node gets a cgroup of its own,
 # or the systemds of two nodes would share one tree.
 SUPERVISOR = f"""\
@@ -41,7 +44,7 @@ for tree in "$3"/systemd "$3"/unified "$3"; do
 done
 while :; do
   nsenter --net=/run/netns/"$1" systemd-nspawn --register=no --keep-unit --quiet --directory="$2/merged" \
-    --machine="$5" --network-bridge="$6" --bind-ro="$7":/srv/debs --boot --console=pipe \
+    --machine="$5" --network-bridge="$6" --bind-ro="$7":/srv/debs ${{8:+--bind="$8":{SHARED}}} --boot --console=pipe \
     </dev/null >>"$2/console" 2>&1
   [ $? -eq {REBOOT} ] || exit
 done"""
@@ -166,6 +169,9 @@ class Lab:
         """Make nodes (default: all) new: as they were before anything was installed on them."""
         for name in names or MACHINES:
             self._stop(name)
+        if {name for name in MACHINES if name.startswith("gitlab-")} <= set(names or MACHINES):
+            shutil.rmtree(self.folder / "shared", ignore_errors=True)
+        for name in names or MACHINES:
             self._start(name)
         self.wait(*(names or MACHINES))
 
@@ -241,7 +247,10 @@ class Lab:
         if not (folder / "furnished").exists():
             image.furnish(name, folder / "merged")
             (folder / "furnished").touch()
-        arguments = [self.namespace, folder, CGROUPS, self._cgroup(name), name, self.bridge, LAB / "debs"]
+        shared = self.folder / "shared" if name.startswith("gitlab-") else ""
+        if shared:
+            shared.mkdir(parents=True, exist_ok=True)
+        arguments = [self.namespace, folder, CGROUPS, self._cgroup(name), name, self.bridge, LAB / "debs", shared]
         supervisor = subprocess.Popen(
             ["sh", "-c", SUPERVISOR, "supervisor", *map(str, arguments)],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,

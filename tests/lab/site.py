@@ -14,6 +14,10 @@ from tests.lab.lab import Lab
 ROOT = Path(__file__).resolve().parents[2]
 RAILS = ("gitlab-1", "gitlab-2", "gitlab-3")
 NODES = (*RAILS, "gitaly-1")
+AS_DECLARED = (
+    "pyinfra-gitlab: as declared: nothing to do on 4 GitLab nodes; nothing to do for Mattermost on chat-1"
+)
+"""The last line of a run over the lab's site that found nothing to do."""
 RECEIVED = "/var/log/gitlab/standin/received.jsonl"
 """Where the stand-in's API route writes down each mail that it took."""
 
@@ -57,6 +61,7 @@ class LabSite:
         text = (source / "site.yml").read_text()
         for kind in ("incoming_email", "service_desk_email"):  # tokens of its own: two labs must not share them
             text = text.replace(f"../../.lab/secrets/{kind}_token", f"secrets/{kind}_token")
+        text = text.replace("../../.lab/secrets/mattermost_oauth", "secrets/mattermost_oauth")
         self.original = text.replace("../../.lab", str(ROOT / ".lab"))
         self.write(self.original)
 

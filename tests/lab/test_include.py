@@ -56,7 +56,7 @@ def test_one_line_is_kept_and_one_node_reads(include: LabSite) -> None:
     assert include.readers() == {"gitlab-1": 1, "gitlab-2": 0, "gitlab-3": 0, "gitaly-1": 0}
     ids = set(mail.send(include.lab, "incoming+x@lab.test", "through the operator's own file", count=3))
     assert len(include.wait_for(ids)) == 3
-    assert include.run().last_line == "pyinfra-gitlab: as declared: all 4 nodes; nothing to do"
+    assert include.run().last_line == AS_DECLARED
     assert include.verify().code == 0
 
 

@@ -32,7 +32,7 @@ def test_a_second_run_performs_no_operation(site: LabSite) -> None:
     }
     result = site.run("--json")
     assert result.code == 0
-    assert result.last_line == "pyinfra-gitlab: as declared: all 4 nodes; nothing to do"
+    assert result.last_line == AS_DECLARED
     assert json.loads(result.stdout)["results"]["operations"] == []
     after = {
         name: site.lab.sh(name, "find /etc/gitlab /opt/gitlab/sv -type f | xargs stat -c '%n %Y'").stdout

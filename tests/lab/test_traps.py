@@ -192,7 +192,7 @@ def test_an_interrupted_run_never_exits_0_and_the_next_one_finishes(healed: LabS
     assert sum(healed.readers().values()) <= 1
     healed.ok()
     assert healed.readers() == ONE
-    assert healed.run().last_line == "pyinfra-gitlab: as declared: all 4 nodes; nothing to do"
+    assert healed.run().last_line == AS_DECLARED
 
 
 def test_a_node_that_reboots_comes_back_as_declared(healed: LabSite) -> None:

@@ -82,7 +82,7 @@ def test_first_run_configures_all_checks_then_reads(site: Site) -> None:
 def test_second_run_looks_once_and_does_nothing(site: Site) -> None:
     site.run()
     code, last = site.run()
-    assert (code, last) == (0, "pyinfra-gitlab: as declared: all 3 nodes; nothing to do")
+    assert (code, last) == (0, "pyinfra-gitlab: as declared: nothing to do on 3 GitLab nodes")
     assert sorted(site.world.log) == [[name, "look"] for name in NODES]
 
 

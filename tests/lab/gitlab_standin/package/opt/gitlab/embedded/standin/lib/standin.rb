@@ -8,6 +8,8 @@ module Standin
   RAILS = '/opt/gitlab/embedded/service/gitlab-rails'
   RAILS_DIR = '/var/opt/gitlab/gitlab-rails'
   ETC = "#{RAILS_DIR}/etc"
+  # In place of a database; the lab mounts it on all Rails nodes (standin_app/state.rb reads and writes it).
+  SHARED = '/var/opt/gitlab/standin-shared'
   SECRETS = '/etc/gitlab/gitlab-secrets.json'
 
   module_function

@@ -34,7 +34,7 @@ module Standin
       @resources.directory(RAILS_DIR, owner: 'git', mode: 0o755)
       @resources.directory(@node.rails('shared_path'), owner: 'git', mode: 0o751)
       [ETC, "#{RAILS_DIR}/working", "#{RAILS_DIR}/tmp", @node.rails('encrypted_settings_path'),
-       '/var/log/gitlab/gitlab-rails', '/var/log/gitlab/standin'].each { |path| @resources.directory(path, **owner) }
+       '/var/log/gitlab/gitlab-rails', '/var/log/gitlab/standin', SHARED].each { |path| @resources.directory(path, **owner) }
       @resources.directory('/opt/gitlab/etc/gitlab-rails/env', owner: 'root', mode: 0o755)
     end
 

@@ -1,7 +1,12 @@
 # frozen_string_literal: true
 
 require 'ipaddr'
+require 'time'
 require_relative 'mail_room_api'
+require_relative 'web/api'
+require_relative 'web/authorizations'
+require_relative 'web/sessions'
+require_relative 'web/tokens'
 
 module StandinApp
   # The Rack application. One JSON line per request goes to standard output, i.e. /var/log/gitlab/puma/current.
@@ -16,6 +21,7 @@ module StandinApp
     def initialize(api: MailRoomApi.new)
       @api = api
       monitoring = Gitlab::MailRoom.gitlab_yml.fetch('monitoring', {})
+      @api_v4 = Api.new(Gitlab::MailRoom.gitlab_yml.dig('gitlab', 'url'), File.read("#{Gitlab::MailRoom::ROOT}/VERSION").strip)
       @allowed = monitoring.fetch('ip_whitelist', []).map { |network| IPAddr.new(network) }
     end
 
@@ -23,7 +29,7 @@ module StandinApp
       started = Process.clock_gettime(Process::CLOCK_MONOTONIC)
       status, headers, body = route(env)
       log(env, status, started)
-      [status, headers, [body]]
+      [status, { 'date' => Time.now.httpdate, **headers }, [body]] # nginx says it in front of the real puma
     end
 
     private
@@ -32,10 +38,22 @@ module StandinApp
       path = env['PATH_INFO']
       if (match = MAIL_ROOM.match(path)) then mail_room(env, match[1])
       elsif path.start_with?('/-/') then monitoring(env, path)
-      elsif path.start_with?('/api/') then api(path)
-      elsif path == '/' then [302, { 'location' => '/users/sign_in' }, '']
-      elsif path == '/users/sign_in' then [200, HTML, PAGE]
-      else [404, HTML, PAGE]
+      else web(Request.new(env)) || [404, HTML, PAGE]
+      end
+    end
+
+    # Devise's, Doorkeeper's and the API's routes; nil for all others.
+    def web(request)
+      case [request.method, request.path]
+      when %w[GET /] then Sessions.new.home(request)
+      when %w[GET /users/sign_in] then Sessions.new.show(request)
+      when %w[POST /users/sign_in] then Sessions.new.create(request)
+      when %w[POST /users/sign_out] then Sessions.new.destroy(request)
+      when %w[POST /oauth/token] then Tokens.new.create(request)
+      else
+        return Authorizations.new.call(request) if request.path == '/oauth/authorize'
+
+        @api_v4.call(request) if request.path.start_with?('/api/')
       end
     end
 
@@ -57,12 +75,6 @@ module StandinApp
       when '/-/readiness' then [200, JSON_TYPE, '{"status":"ok","master_check":[{"status":"ok"}]}']
       else [404, HTML, PAGE]
       end
-    end
-
-    def api(path)
-      return [401, JSON_TYPE, '{"message":"401 Unauthorized"}'] if %w[/api/v4/version /api/v4/metadata].include?(path)
-
-      [404, JSON_TYPE, '{"error":"404 Not Found"}']
     end
 
     def log(env, status, started)
