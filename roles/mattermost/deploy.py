@@ -211,7 +211,7 @@ def make_admin(run: MattermostRun, host: Host) -> None:
 
 def walk(run: MattermostRun, host: Host) -> None:
     """Walk the way of a sign-on."""
-    found = application.look(run.site, run.rails) if run.plan.application else None
+    found = application.look(run.site, run.rails) if run.plan.application or run.looks_at_application else None
     checks = sign_on.walk(run.site, host, application.credentials(run.site), found)
     failed = [check for check in checks if not check.ok]
     if failed:

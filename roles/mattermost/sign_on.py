@@ -66,7 +66,8 @@ def _ask(host: Host, url: str, *options: str, stdin: str = "") -> _Answer:
     if not rc.isdigit():
         return _Answer(-1, scrub(got.stderr.strip()) or "curl could not be run")
     if rc != "0":
-        return _Answer(int(rc), scrub(got.stderr.strip().removeprefix("curl: ")))
+        said = got.stderr.strip().splitlines() or ["no reason was given"]
+        return _Answer(int(rc), scrub(said[0].removeprefix("curl: ")))
     head, _, body = text.partition("\n\n")
     while head.startswith("HTTP/1.1 1"):
         head, _, body = body.partition("\n\n")
@@ -144,7 +145,11 @@ def _client(host: Host, gitlab: str, credentials: Credentials) -> Check:
 
 
 def _registered(site: Site, host: Host, application: Application | str) -> Check:
-    declared = f"redirect URIs {' and '.join(redirect_uris(site))}, scope read_user, confidential, trusted"
+    assert site.mattermost is not None
+    assert site.mattermost.sign_on is not None
+    declared = f"redirect URIs {' and '.join(redirect_uris(site))}, confidential"
+    if not site.mattermost.sign_on.api_token:  # the API does not tell these
+        declared += ", trusted, scope read_user"
     if isinstance(application, str):
         return Check(host.name, APPLICATION, declared, application, Verdict.NOT_SEEN, "See the reason.")
     cure = "Run deploys/mattermost.py: it puts the application right."

@@ -10,6 +10,8 @@ from pyinfra import config, state
 from roles.rollout.outcome import outcome
 from roles.site.errors import RefusedError
 
+deploys: list[str] = []
+"""Names of the deploy files of this command."""
 READ_ONLY = {"verify.py"}
 """Deploys that go on without the nodes that cannot be reached, because they change nothing."""
 
@@ -28,7 +30,7 @@ def guard() -> None:
         return
     given = context.params
     operations = [Path(str(word)) for word in given["operations"]]
-    deploys = [path.name for path in operations if path.suffix == ".py"]
+    deploys[:] = [path.name for path in operations if path.suffix == ".py"]
     if not deploys:
         return
     outcome.arm()

@@ -14,9 +14,7 @@ from tests.lab.lab import Lab
 ROOT = Path(__file__).resolve().parents[2]
 RAILS = ("gitlab-1", "gitlab-2", "gitlab-3")
 NODES = (*RAILS, "gitaly-1")
-AS_DECLARED = (
-    "pyinfra-gitlab: as declared: nothing to do on 4 GitLab nodes; nothing to do for Mattermost on chat-1"
-)
+AS_DECLARED = "pyinfra-gitlab: as declared: nothing to do on 4 GitLab nodes; nothing to do for Mattermost on chat-1"
 """The last line of a run over the lab's site that found nothing to do."""
 RECEIVED = "/var/log/gitlab/standin/received.jsonl"
 """Where the stand-in's API route writes down each mail that it took."""

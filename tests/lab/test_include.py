@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.lab import mail
-from tests.lab.site import NODES, RAILS, LabSite
+from tests.lab.site import AS_DECLARED, NODES, RAILS, LabSite
 
 pytestmark = pytest.mark.lab
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.lab import mail
-from tests.lab.site import NODES, RAILS, LabSite
+from tests.lab.site import AS_DECLARED, NODES, RAILS, LabSite
 
 pytestmark = pytest.mark.lab
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.lab import mail
-from tests.lab.site import NODES, LabSite
+from tests.lab.site import AS_DECLARED, NODES, LabSite
 
 pytestmark = pytest.mark.lab
 
