@@ -85,7 +85,11 @@ class Server:
                 autocommit=True,
             )
         except psycopg.OperationalError as error:
-            raise StepError(f"PostgreSQL on {self.settings.host} as {user}: {cause(str(error))}") from None
+            where = "mattermost.database.password"
+            if self.settings.admin and user == self.settings.admin.user:
+                where = "mattermost.database.admin"
+            said = f"{cause(str(error))}. {cure(str(error), where)}"
+            raise StepError(f"PostgreSQL on {self.settings.host} as {user}, from here: {said}") from None
         with connection:
             yield connection
 
@@ -179,3 +183,25 @@ def cause(message: str) -> str:
     """What libpq said, in one line and without addresses that it repeats."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     return " ".join(lines)[-400:].rstrip(".")
+
+
+def cure(said: str, password: str) -> str:
+    """What an operator does about an error of libpq's.
+
+    Args:
+        password: where the password comes from, in the site file.
+    """
+    for words, told in (
+        ("password authentication failed", f"Check {password}."),
+        ("does not exist", "With mattermost.database.admin it is made for you."),
+        ("no pg_hba.conf entry", "Allow this address, with TLS, in the server's pg_hba.conf."),
+        ("certificate verify failed", "Its certificate is not of mattermost.database.ca, or has expired."),
+        ("does not match host name", "mattermost.database.host must be a name in the server's certificate."),
+        ("does not support SSL", "Switch TLS on there (ssl = on), or give another sslmode."),
+        ("could not translate host name", "Check mattermost.database.host and DNS."),
+        ("Connection refused", "Check host and port, and that PostgreSQL listens there."),
+        ("timeout expired", "A firewall in between?"),
+    ):
+        if words in said:
+            return told
+    return "Nothing was started."

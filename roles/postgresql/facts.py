@@ -9,7 +9,7 @@ from pathlib import Path
 from pyinfra.api.host import Host
 
 from roles.node import remote
-from roles.postgresql.admin import BUNDLE, CONNECT_TIMEOUT, cause
+from roles.postgresql.admin import BUNDLE, CONNECT_TIMEOUT, cause, cure
 from roles.postgresql.settings import DatabaseSettings
 from roles.site.errors import StepError
 from roles.site.secret import Secret
@@ -55,7 +55,8 @@ def prove(host: Host, settings: DatabaseSettings, password: Secret, ca: Path | N
     got = remote.run(host, _command(settings, bool(pem)), stdin=f"{password.reveal()}\n{pem}")
     where = f"the database {settings.name} on {settings.host}:{settings.port} as {settings.user}, from {host.name}"
     if not got.ok:
-        raise StepError(f"{where}: {cause(got.stderr) or 'psql ended without a word'}. {_cure(got.stderr)}")
+        told = cure(got.stderr, "mattermost.database.password; with database.admin it is set for you")
+        raise StepError(f"{where}: {cause(got.stderr) or 'psql ended without a word'}. {told}")
     version, encoding, owner, creates, tls = got.stdout.split()
     found = Proof(int(version), encoding, owner, creates == "t", tls)
     if found.encoding != "UTF8":
@@ -88,24 +89,3 @@ def _command(settings: DatabaseSettings, ca: bool) -> str:
         + ('export PGSSLROOTCERT="$ca"; ' if ca else "")
         + f"psql -X -q -A -t -w -F ' ' -c {shlex.quote(_QUERY)} {shlex.quote(connection)}"
     )
-
-
-def _cure(said: str) -> str:
-    """What an operator does about an error of libpq's."""
-    for words, cure in (
-        (
-            "password authentication failed",
-            "Check mattermost.database.password; with database.admin it is set for you.",
-        ),
-        ("does not exist", "With mattermost.database.admin it is made for you."),
-        ("no pg_hba.conf entry", "Allow this node, with TLS, in the server's pg_hba.conf."),
-        ("certificate verify failed", "The server's certificate is not of mattermost.database.ca, or has expired."),
-        ("does not match host name", "mattermost.database.host must be a name in the server's certificate."),
-        ("does not support SSL", "Switch TLS on there (ssl = on), or give another sslmode."),
-        ("could not translate host name", "Check mattermost.database.host and the node's DNS."),
-        ("Connection refused", "Check host and port, and that PostgreSQL listens there."),
-        ("timeout expired", "A firewall between this node and the server?"),
-    ):
-        if words in said:
-            return cure
-    return "Nothing was started."

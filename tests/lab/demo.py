@@ -1,17 +1,24 @@
-"""`make demo`: a three-node GitLab site is configured on real machines, a mail is sent, exactly one node reads it."""
+"""`make demo`: a GitLab site and Mattermost on real machines: a mail is read once, and somebody logs in to the chat."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
 
 from tests.lab import mail
-from tests.lab.image import DOMAIN
+from tests.lab.image import DOMAIN, LAB
 from tests.lab.lab import Lab
 from tests.lab.site import NODES, ROOT, LabSite
 
+URL = f"https://chat.{DOMAIN}"
 ADDRESS = f"servicedesk+mygroup-myproject-support@{DOMAIN}"
+
+
+def password_of(username: str) -> str:
+    """The password in the stand-in GitLab (its README)."""
+    return f"password-of-{username}-in-the-lab"
 
 
 def title(text: str) -> None:
@@ -31,12 +38,13 @@ def main() -> None:
     """The demo."""
     started = time.monotonic()
     lab = Lab()
-    title("The lab: six machines with systemd, in a network of their own (the GitLab package is a stand-in)")
+    title("The lab: eight machines with systemd, in a network of their own (the GitLab package is a stand-in)")
     again = lab.is_up
     lab.up()
     if again:
-        print("   the lab was up: its GitLab nodes are made new, so that there is something to see", flush=True)
-        lab.reset(*NODES)
+        print("   the lab was up: its nodes are made new, so that there is something to see", flush=True)
+        lab.reset(*NODES, "chat-1", "db-1")
+        (LAB / "secrets" / "mattermost_oauth").unlink(missing_ok=True)
     for name, state in lab.status().items():
         print(f"   {name:10} {state}")
     site = LabSite(lab, ROOT / "inventories" / "lab")
@@ -54,11 +62,22 @@ def main() -> None:
         print(f"GitLab on {one['node']} took it by route {one['route']}: {one['subject']!r} to {one['to']}")
     print(f"readers, counted from the processes of all nodes: {site.readers()}")
 
+    title("alice signs on to Mattermost with her GitLab account")
+    asked = {"url": URL, "ca": str(LAB / "ca" / "ca.crt"), "username": "alice", "password": password_of("alice")}
+    done = lab.run([sys.executable, "-m", "tests.lab.people", "sign_on"], stdin=json.dumps(asked))
+    me = json.loads(done.stdout or "{}").get("me", {})
+    print(f"logged in as {me.get('username')}, e-mail {me.get('email')}, signed on by {me.get('auth_service')}")
+
     title("verify.py: is the site what its file says?")
     pyinfra(site, "verify")
     if len(got) != 1:
         sys.exit(f"The demo failed: the mail was taken {len(got)} times, not once.")
+    if me.get("auth_service") != "gitlab":
+        sys.exit("The demo failed: alice could not sign on.")
     print(f"""
+Mattermost: {URL} (reached by `uv run lab run -- curl --cacert .lab/ca/ca.crt {URL}/api/v4/system/ping`)
+  administrator: admin, password in .lab/secrets/mattermost_admin_password
+  through GitLab: alice, {password_of("alice")}
 The mail that was sent was delivered once. All of it took {time.monotonic() - started:.0f} s. The lab is still up. Try:
   uv run lab status                       the machines
   uv run lab ssh gitlab-1                 look around on one

@@ -22,6 +22,8 @@ from tests.lab.image import LAB, MACHINES, ROOT, run, say
 CGROUPS = Path("/sys/fs/cgroup")
 PORTS = {"lb-1": (80, 443), "mail-1": (25, 143, 993), "db-1": (5432,)}
 """What the lab's own machines serve, besides ssh."""
+UNITS = {"db-1": "postgresql@15-main"}
+"""Units that are ready later than their ports: this one then makes its administrator."""
 NEEDED = {
     "systemd-nspawn": "systemd-container",
     "mmdebstrap": "mmdebstrap",
@@ -225,7 +227,10 @@ class Lab:
     def _answers(self, name: str) -> bool:
         ports = (22, *PORTS.get(name, ()))
         script = " && ".join(f"(</dev/tcp/{MACHINES[name]}/{port})" for port in ports)
-        return self._in_network("bash", "-c", script).returncode == 0
+        if self._in_network("bash", "-c", script).returncode:
+            return False
+        unit = UNITS.get(name)
+        return unit is None or self.sh(name, f"systemctl is-active --quiet {unit}", check=False).returncode == 0
 
     def _pid(self, name: str) -> int | None:
         try:

@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +117,13 @@ class LabSite:
             if {mail["message_id"].strip("<>") for mail in got} == message_ids or time.monotonic() > deadline:
                 return got
             time.sleep(1)
+
+
+@contextmanager
+def broken(site: LabSite, name: str, damage: str, repair: str) -> Iterator[None]:
+    """A node that is damaged while the context lasts."""
+    site.lab.sh(name, damage)
+    try:
+        yield
+    finally:
+        site.lab.sh(name, repair)

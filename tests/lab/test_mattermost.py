@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.lab.image import LAB
-from tests.lab.site import AS_DECLARED, LabSite
+from tests.lab.site import AS_DECLARED, LabSite, broken
 
 pytestmark = pytest.mark.lab
 
@@ -252,3 +252,74 @@ def test_a_release_with_another_sum_is_refused_and_nothing_is_left(healed: LabSi
         "/opt/mattermost",
         "/opt/mattermost-9.9.0",
     ]
+
+
+def test_a_database_with_another_certificate_is_refused(healed: LabSite) -> None:
+    """Signed by somebody else: with verify-full neither the proof nor the server talks to it."""
+    folder = "/etc/postgresql/15/main"
+    where = healed.lab.sh(
+        "db-1", "runuser -u postgres -- psql -X -A -t -c 'SHOW ssl_cert_file; SHOW ssl_key_file'"
+    ).stdout
+    certificate, private = (path if path.startswith("/") else f"{folder}/{path}" for path in where.split())
+    make = "openssl req -x509 -newkey rsa:2048 -nodes -days 9 -subj /CN=x -addext subjectAltName=DNS:db.lab.test"
+    make += f" -keyout {private} -out {certificate} 2>/dev/null"
+    reload = "systemctl restart postgresql@15-main"
+    swap = f"cp -p {certificate} /run/c; cp -p {private} /run/k; {make}; {reload}"
+    with broken(healed, "db-1", swap, f"cp -p /run/c {certificate}; cp -p /run/k {private}; {reload}"):
+        result = healed.run(deploy="mattermost")
+        assert result.code == 1
+        assert "certificate verify failed" in result.last_line
+        assert "mattermost.database.ca" in result.last_line
+    assert healed.verify().check("chat-1", "database mattermost on")["verdict"] == "as declared"
+
+
+def test_through_a_node_and_without_an_administrator(healed: LabSite) -> None:
+    """The database server as a node sees it; and a role that somebody else made, whose password is wrong."""
+    healed.edit(("      user: dba\n", "      user: dba\n      through: gitlab-2\n"))
+    healed.lab.sh("db-1", "runuser -u postgres -- psql -q -c 'ALTER ROLE mmuser PASSWORD $$other$$'")
+    assert "PostgreSQL: set the password of role mmuser" in healed.ok(deploy="mattermost").screen
+    start = healed.original.index("    admin:\n      user: dba")
+    healed.write(healed.original[:start] + healed.original[healed.original.index("  proxy:") :])
+    assert "nothing to do" in healed.ok(deploy="mattermost").last_line, "the role gets in: no administrator is needed"
+    healed.lab.sh("db-1", "runuser -u postgres -- psql -q -c 'ALTER ROLE mmuser PASSWORD $$other$$'")
+    refused = healed.run(deploy="mattermost")
+    assert refused.code == 1
+    assert "password authentication failed" in refused.last_line
+    assert "nothing was touched" in refused.screen
+
+
+def test_somebody_elses_database_is_not_taken(healed: LabSite) -> None:
+    healed.lab.sh("db-1", "runuser -u postgres -- createdb theirs")
+    healed.edit(("    host: db.lab.test\n", "    host: db.lab.test\n    name: theirs\n    user: other\n"))
+    refused = healed.run(deploy="mattermost")
+    assert refused.code == 1
+    assert "belongs to postgres" in refused.last_line
+    healed.lab.sh("db-1", "runuser -u postgres -- dropdb theirs")
+
+
+def test_an_upgrade_and_no_way_back(fresh: LabSite) -> None:
+    """The Team Edition has no sign-on from 11.0 on, so that goes first. Last of all: these nodes stay upgraded."""
+    start = fresh.original.index("  sign_on:\n")
+    text = fresh.original[:start]
+    fresh.write(text)
+    fresh.ok(deploy="mattermost")
+    upgraded = text.replace("9.9.0", "11.4.0")
+    fresh.write(upgraded)
+    dry = fresh.ok("--dry", deploy="mattermost")
+    assert "UPGRADE Mattermost from 9.9.0" in dry.screen
+    fresh.ok(deploy="mattermost")
+    found = fresh.verify()
+    for subject in ("Mattermost release", "version of the server", "server status", "settings in use"):
+        assert found.check("chat-1", subject)["verdict"] == "as declared", found.check("chat-1", subject)
+    assert admin(fresh, "log_in")["me"]["username"] == "admin"
+    assert "nothing to do" in fresh.ok(deploy="mattermost").last_line
+    assert fresh.lab.sh("chat-1", "ls -d /opt/mattermost-*").stdout.split() == [
+        "/opt/mattermost-11.4.0",
+        "/opt/mattermost-9.9.0",
+    ]
+    fresh.write(text)
+    back = fresh.run(deploy="mattermost")
+    assert back.code == 1
+    assert "an older server does not start on a newer database" in back.last_line
+    fresh.write(fresh.original.replace("9.9.0", "11.4.0"))
+    assert "no GitLab sign-on from 11.0 on" in fresh.run(deploy="mattermost").screen

@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -48,13 +49,17 @@ def secrets(site: LabSite) -> dict[str, str]:
     """Every secret of the lab's site, by name."""
     found = {path.name: path.read_text().strip() for path in (LAB / "secrets").glob("*_password")}
     found |= {path.name: path.read_text().strip() for path in (site.folder / "secrets").glob("*")}
-    assert len(found) >= 5
+    found["mattermost_oauth"] = found["mattermost_oauth"].split()[1]  # the first word is the id, which browsers see
+    found["chat.key"] = (LAB / "ca" / "chat.lab.test.key").read_text().splitlines()[5]
+    assert len(found) >= 10
     return found
 
 
 def forms(value: str) -> set[str]:
     """A secret as it stands, and as careless code would write it."""
-    return {value, value.replace("\\", "\\\\").replace("'", "\\'"), value.replace("\\", "\\\\").replace('"', '\\"')}
+    escaped = value.replace("\\", "\\\\")
+    quoted = {escaped.replace("'", "\\'"), escaped.replace('"', '\\"'), re.sub(r'([\\"`$])', r"\\\1", value)}
+    return {value, quote(value), quote(value, safe=""), *quoted}
 
 
 def assert_unseen(text: str, known: dict[str, str], where: str) -> None:
@@ -109,11 +114,13 @@ def test_nothing_shows_when_a_run_fails(healed: LabSite) -> None:
 def test_no_other_user_can_read_a_secret_on_any_node(site: LabSite) -> None:
     known = secrets(site)
     patterns = "\n".join(form for value in known.values() for form in forms(value))
-    for name in NODES:
+    for name in (*NODES, "chat-1", "db-1"):
         script = "grep -rlFf - / --exclude-dir=proc --exclude-dir=sys --exclude-dir=dev 2>/dev/null; true"
         holding = site.lab.sh(name, script, stdin=patterns).stdout.splitlines()
         if name == "gitlab-1":
             assert "/etc/gitlab/gitlab.rb" in holding, "the search does find what is there"
+        if name == "chat-1":
+            assert {"/etc/mattermost/environment", "/etc/nginx/pyinfra/mattermost.key"} <= set(holding)
         readable = [
             path
             for path in holding
@@ -122,6 +129,17 @@ def test_no_other_user_can_read_a_secret_on_any_node(site: LabSite) -> None:
         assert readable == [], f"on {name}, anybody can read secrets in {readable}"
         logs = [path for path in holding if re.match(r"/var/log/(?!gitlab/)", path)]
         assert logs == [], f"on {name}, secrets are in {logs}"
+
+
+def test_no_process_shows_a_secret_to_others(site: LabSite) -> None:
+    known = secrets(site)
+    for name in (*NODES, "chat-1", "db-1"):
+        assert_unseen(site.lab.sh(name, "ps -eww -o args").stdout, known, f"in ps on {name}")
+        readable = "for f in /proc/[0-9]*/environ; do chroot --userspec=nobody / cat $f 2>/dev/null; done; true"
+        assert_unseen(site.lab.sh(name, readable).stdout, known, f"in an environment on {name}")
+        assert_unseen(site.lab.sh(name, "journalctl --no-pager -o cat").stdout, known, f"in the journal of {name}")
+    own = site.lab.sh("chat-1", "cat /proc/$(systemctl show -p MainPID --value mattermost)/environ").stdout
+    assert quote((LAB / "secrets" / "mattermost_db_password").read_text(), safe="") in own, "root does see it there"
 
 
 def test_the_search_would_find_a_leak(site: LabSite) -> None:

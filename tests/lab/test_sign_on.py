@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.lab.image import LAB
-from tests.lab.site import LabSite
+from tests.lab.site import LabSite, broken
 from tests.lab.test_mattermost import person
 
 pytestmark = pytest.mark.lab
@@ -25,16 +25,6 @@ def tried(site: LabSite) -> str:
     verified = site.verify()
     assert verified.code == 1
     return result.last_line
-
-
-@contextmanager
-def broken(site: LabSite, name: str, damage: str, repair: str) -> Iterator[None]:
-    """A node that is damaged while the context lasts."""
-    site.lab.sh(name, damage)
-    try:
-        yield
-    finally:
-        site.lab.sh(name, repair)
 
 
 @contextmanager
