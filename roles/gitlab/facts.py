@@ -22,6 +22,8 @@ STAMP = f"{STATE_DIR}/reconfigured"
 """Holds the fingerprint of the configuration at the last `gitlab-ctl reconfigure` of ours that ended well."""
 FINGERPRINT = f"cat {GITLAB_RB} {MAIL_RB} 2>/dev/null | sha256sum | cut -d' ' -f1"
 """Shell: the fingerprint of everything of ours and of the operator's that reconfigure reads."""
+NOT_INSTALLED = "not-installed"
+"""What is answered instead of `include.rb`'s JSON on a node without the package."""
 
 OUR_KEYS: tuple[tuple[str, str], ...] = (
     ("mailroom", "enable"),
@@ -83,7 +85,8 @@ def questions(include: bool) -> tuple[Question, ...]:
         ),
     ]
     if include:
-        asked.append(Question("gitlab.include", f"[ -x {RUBY} ] && {include_command('check')}"))
+        script = f"if [ -x {RUBY} ]; then {include_command('check')}; else echo {NOT_INSTALLED}; fi"
+        asked.append(Question("gitlab.include", script))
     return tuple(asked)
 
 
@@ -112,18 +115,20 @@ def reconfigured(state: NodeState) -> bool:
 
 def include(state: NodeState) -> Include:
     """The answer of `include.rb`, read. On a node without the package nothing is known yet, and no problem either."""
-    text = state.answer("gitlab.include")
-    if not text:
+    got = state.answers.get("gitlab.include")
+    if got is None or got.text == NOT_INSTALLED:
         return Include(as_declared=False, lines=0, problems=())
     try:
-        answer = json.loads(text)
-    except json.JSONDecodeError:
-        return Include(False, 0, (f"{GITLAB_RB} could not be examined: {text.splitlines()[-1][:200]}",))
+        answer = json.loads(got.text)
+        lines, as_declared, conflicts = int(answer["lines"]), bool(answer["as_declared"]), list(answer["conflicts"])
+    except (ValueError, TypeError, KeyError):
+        # What it said instead is not shown: it may hold the file's secrets.
+        return Include(False, 0, (f"{GITLAB_RB} could not be examined: {RUBY} ended with {got.rc} and no answer",))
     problems = [answer["error"]] if answer["error"] else []
     problems += [
         f"{found['file']}:{found['line']} sets {found['key']} after the line that includes {MAIL_RB}, "
         "and would win over the site file. Remove it there (say it in the site file instead), "
         "or move it above the from_file line."
-        for found in answer["conflicts"]
+        for found in conflicts
     ]
-    return Include(bool(answer["as_declared"]), int(answer["lines"]), tuple(problems))
+    return Include(as_declared, lines, tuple(problems))

@@ -2,148 +2,222 @@
 #
 # usage: ruby include.rb check|fix OUR_FILE GITLAB_RB OUR_KEYS_AS_JSON     prints one JSON object
 #
-# The operator's file is Ruby, so only Ruby can say what it does: it is evaluated with an object that remembers who
-# set which key where (also by merge!, in an `if`, or in a file that it includes). The values never leave this process:
-# messages name lines and keys, because the file holds the site's secrets.
+# The operator's file is Ruby, so only Ruby can say what it does: a child process evaluates it as the package would and
+# remembers which lines reach our file, and what happens to our keys after that. The values never leave the child, and
+# what the file prints goes nowhere: messages name lines and keys, because the file holds the site's secrets.
 require 'json'
 require 'socket'
 require 'timeout'
 
+# A section such as gitlab_rails. As in the package 'key' and :key are one, and an absent key may spring into being.
 class Section < Hash
-  def initialize(name, log)
-    super()
-    @name, @log = name, log
+  def self.of(value) = value.instance_of?(Hash) ? new.update(value) : value
+  def word(key) = key.is_a?(Symbol) ? key.to_s : key
+
+  def [](key)
+    key = word(key)
+    WATCH.vivify && !key?(key) ? self[key] = Section.new : super
   end
 
   def []=(key, value)
-    @log.call(@name, key.to_s)
-    super(key.to_s, value)
+    super(word(key), Section.of(value))
+    WATCH.wrote(WATCH.name_of(self), [word(key).to_s])
   end
   alias store []=
 
-  def [](key)
-    super(key.to_s)
+  # Hash asks this for a key that it does not have, in `dig` and `values_at` too.
+  def default(key = nil) = key.is_a?(Symbol) ? fetch(key.to_s, nil) : super
+
+  %i[key? has_key? include? member? fetch].each do |name|
+    define_method(name) { |key, *rest, &block| super(word(key), *rest, &block) }
   end
 
-  def fetch(key, *rest, &block)
-    super(key.to_s, *rest, &block)
-  end
-
-  def merge!(*others)
-    others.each { |other| other.each { |key, value| self[key] = value } }
+  def update(*others)
+    others.each do |other|
+      other.to_h.each { |key, value| self[key] = block_given? && key?(key) ? yield(key, self[key], value) : value }
+    end
     self
   end
-  alias update merge!
-  alias deep_merge! merge!
-  alias replace merge!
+  alias merge! update
+  alias deep_merge! update
 
-  def delete(key)
-    @log.call(@name, key.to_s)
-    super(key.to_s)
+  def merge(...) = dup.update(...)
+  def delete(key, &block) = WATCH.changing(WATCH.name_of(self)) { super(word(key), &block) }
+  def replace(other) = WATCH.changing(WATCH.name_of(self)) { super(Section.of(other.to_h)) }
+
+  %i[clear shift compact! delete_if reject! keep_if select! filter! transform_keys! transform_values!].each do |name|
+    define_method(name) { |*args, &block| WATCH.changing(WATCH.name_of(self)) { super(*args, &block) } }
   end
 end
 
-# Stands where Omnibus puts its configuration object (Gitlab, a Mixlib::Config) while gitlab.rb is evaluated.
-class Recorder < BasicObject
-  def initialize(ours, keys, max_depth = 20)
-    @ours, @keys, @depth, @max_depth = ours, keys, 0, max_depth
-    @sections, @set, @included = {}, [], nil
-    @order = 0
+# What happens to our keys while gitlab.rb is evaluated.
+class Watch
+  attr_accessor :vivify
+  attr_reader :ours, :live, :included
+
+  def initialize(path, text, ours, keys)
+    @path, @text, @ours = path, text, ours
+    @keys = keys.group_by(&:first).to_h { |section, pairs| [section.to_sym, pairs.map(&:last)] }
+    @files, @live, @wrote, @left = [], [], [], {}
   end
 
-  attr_reader :included
-
-  def evaluate(path, text = nil)
-    ::Kernel.raise ::RuntimeError, 'from_file goes round in circles' if (@depth += 1) > @max_depth
-    instance_eval(text || ::IO.read(path, encoding: 'UTF-8'), path, 1)
-  ensure
-    @depth -= 1
+  def text(file)
+    raise 'from_file goes round in circles' if @files.push(file).size > 100
+    @vivify = true
+    file == @path ? @text : File.binread(file).force_encoding('UTF-8')
   end
 
-  def from_file(path)
-    if path == @ours
-      @included = (@order += 1)
-    else
-      evaluate(path)
+  # Our file may not be there yet, or be about to be replaced: then any text stands for our values.
+  def include_ours(from)
+    @live |= [from.lineno] if from.path == @path
+    begin
+      Gitlab.instance_eval(File.binread(@ours).force_encoding('UTF-8'), @ours, 1)
+    rescue StandardError, ScriptError
+      @keys.each { |name, keys| keys.each { |key| Gitlab[name].key?(key) || Gitlab[name][key] = +'x' } }
+    end
+    @included, @wrote = true, []
+    @left = @keys.to_h { |name, _| [name, state(name).transform_values { |value| [value, value.dup] }] }
+  end
+
+  def name_of(section) = Gitlab.configuration.find { |_, value| value.equal?(section) }&.first
+
+  def state(name)
+    section = Gitlab.configuration[name]
+    section.is_a?(Hash) ? section.slice(*@keys.fetch(name, [])) : {}
+  end
+
+  def wrote(name, keys)
+    keys &= @keys.fetch(name, [])
+    where = caller_locations.find { |frame| @files.include?(frame.path) } if keys.any?
+    keys.each { |key| @wrote << [where&.path || @path, where&.lineno || '?', name, key] }
+  end
+
+  def changing(name)
+    before = state(name)
+    result = yield
+    now = state(name)
+    wrote(name, (before.keys | now.keys).reject { |key| before.key?(key) && before[key].equal?(now[key]) })
+    result
+  end
+
+  # What was written since our file was reached, and what is not as our file left it though no write was seen.
+  def conflicts
+    lost = @left.flat_map do |name, left|
+      now = state(name)
+      left.reject { |key, (value, copy)| now[key].equal?(value) && now[key] == copy }.map { |key, _| [name, key] }
+    end
+    unseen = (lost - @wrote.map { |seen| seen.last(2) }).map { |name, key| [@path, '?', name, key] }
+    (@wrote + unseen).group_by { |found| found.first(2) }.map do |(file, line), found|
+      first, *more = found.map { |_, _, name, key| "#{name}['#{key}']" }.uniq
+      { file: file, line: line, key: more.empty? ? first : "#{first} and #{more.size} more of our keys" }
     end
   end
+end
 
-  def conflicts
-    return [] unless @included
-    @set.select { |set| set[:order] > @included }.map { |set| set.reject { |key, _| key == :order } }
-  end
+# Stands for the package's module of this name (a Mixlib::Config), on which it evaluates gitlab.rb.
+module Gitlab
+  @configuration = {}
 
-  def node
-    @node ||= { 'fqdn' => ::Socket.gethostname, 'hostname' => ::Socket.gethostname.split('.').first,
-                'ipaddress' => '127.0.0.1', 'platform_family' => 'debian', 'memory' => { 'total' => '0kB' },
-                'cpu' => { 'total' => 1 } }
-  end
+  class << self
+    attr_reader :configuration
 
-  def method_missing(name, *args)
-    name = name.to_s
-    return @sections[name] = args.first unless args.empty?
-    sections, order, set, keys = @sections, method(:tick), @set, @keys
-    sections[name] ||= ::Section.new(name, lambda { |section, key|
-      next unless keys.include?([section, key])
-      where = ::Kernel.caller_locations.find { |l| l.path.end_with?('.rb') && l.path != '-e' && !l.path.end_with?('/include.rb') }
-      set << { order: order.call, file: where ? where.path : '?', line: where ? where.lineno : 0, key: "#{section}['#{key}']" }
-    })
-  end
+    # As in the package only `filename` can be seen in the file, `return` in it ends it, and after a from_file line the
+    # rest of the outer file is read without auto-vivification.
+    def from_file(filename)
+      return ::WATCH.include_ours(caller_locations(1, 1).first) if ::File.expand_path(filename) == ::WATCH.ours
+      instance_eval(::WATCH.text(filename), filename, 1)
+    ensure
+      ::WATCH.vivify = false
+    end
 
-  def respond_to_missing?(*) = true
+    def node
+      name = ::Socket.gethostname
+      { 'fqdn' => name, 'hostname' => name.split('.').first, 'ipaddress' => '127.0.0.1', 'platform_family' => 'debian',
+        'memory' => { 'total' => '0kB' }, 'cpu' => { 'total' => 1 } }
+    end
 
-  def method(name)
-    ->(*args) { __send__(name, *args) }
-  end
+    def [](name) = method_missing(name.to_sym)
 
-  def tick
-    @order += 1
-  end
+    def []=(name, value)
+      method_missing(name.to_sym, value)
+    end
 
-  %w[puts print p warn require require_relative raise rand sleep system format sprintf lambda proc Integer String
-     Float Array Hash loop catch throw ` srand].each do |name|
-    define_method(name) { |*args, &block| ::Kernel.__send__(name, *args, &block) }
-  end
-
-  def self.const_missing(name)
-    ::Object.const_get(name)
+    def method_missing(word, *values)
+      return super if values.size > 1 || word.match?(/[!?]\z|\A(delete|reset|restore)\z/)
+      word = word.to_s.delete_suffix('=').to_sym
+      return ::WATCH.changing(word) { configuration[word] = ::Section.of(values.first) } unless values.empty?
+      return configuration[word] if configuration.key?(word) || word.match?(/(external_url|_dir|\Aroles|\Aedition)\z/)
+      configuration[word] = ::Section.new
+    end
   end
 end
 
-def where_of(error, path)
-  line = error.message[/#{Regexp.escape(path)}:(\d+)/, 1] if error.is_a?(SyntaxError)
-  line ||= (error.backtrace || []).map { |l| l[/\A#{Regexp.escape(path)}:(\d+)/, 1] }.compact.first
-  line ? "line #{line}" : 'an unknown line'
+# Evaluates a text as that file, in a child: it may exit, hang, print, or change Ruby itself.
+def evaluate(path, text, ours, keys)
+  reader, writer = IO.pipe
+  child = fork do
+    Process.setpgrp
+    STDIN.reopen(File::NULL)
+    [STDOUT, STDERR].each { |io| io.reopen(File::NULL, 'w') }
+    Object.const_set(:WATCH, Watch.new(path, text, ours, keys))
+    begin
+      Gitlab.from_file(path)
+    rescue Exception => error # rubocop:disable Lint/RescueException -- `exit` and SyntaxError too
+      at = error.message.b[/#{Regexp.escape(path)}:(\d+)/n, 1] if error.is_a?(SyntaxError)
+      at ||= (error.backtrace || []).filter_map { |frame| frame.b[/\A#{Regexp.escape(path)}:(\d+)/n, 1] }.first
+      failed = { error: "cannot be evaluated: #{error.class}", at: at&.to_i }
+    end
+    conflicts = WATCH.included ? WATCH.conflicts : []
+    writer.write(JSON.generate({ error: nil, at: nil, live: WATCH.live, conflicts: conflicts, **(failed || {}) }))
+  ensure
+    exit!(0)
+  end
+  writer.close
+  JSON.parse(Timeout.timeout(20) { reader.read }, symbolize_names: true)
+rescue JSON::ParserError, Timeout::Error => error
+  Process.kill(:KILL, -child) if error.is_a?(Timeout::Error)
+  why = error.is_a?(Timeout::Error) ? 'it takes more than 20 seconds' : 'it ends the program that reads it'
+  { error: "cannot be evaluated: #{why}", at: nil, live: [], conflicts: [] }
+ensure
+  Process.wait(child)
+end
+
+# The numbers of the lines that reach our file and are written as we do it, or as an operator may have retyped it.
+def own_lines(lines, live, ours)
+  own = /\A\s*from_file[\s(]*(['"])#{Regexp.escape(ours.b)}\1\s*\)?\s*;?\s*(#.*)?\r?\n?\z/n
+  live.sort.select { |number| lines[number - 1]&.first.to_s.b.match?(own) }
+end
+
+# The lines as they must be, each with its number now. The last line of ours that is reached stays; text that only
+# looks like it (in a comment, a heredoc, after __END__) is the operator's.
+def with_one_line(lines, mine, ours)
+  return lines.reject { |_, number| mine[0..-2].include?(number) } if mine.any?
+  if lines.any? { |line, _| line.start_with?('__END__') }
+    require 'ripper'
+    last = Ripper.lex(lines.map(&:first).join).find { |_, token| token == :on___end__ }
+  end
+  stop = last ? last[0][0] - 1 : lines.size
+  above = lines.first(stop)
+  above[-1] = ["#{above[-1][0]}\n", stop] unless stop.zero? || above[-1][0].end_with?("\n")
+  above + [["from_file '#{ours}'\n", nil]] + lines.drop(stop)
 end
 
 def examine(path, text, ours, keys)
-  recorder = Recorder.new(ours, keys)
-  saved, $stdout = $stdout, $stderr
-  begin
-    Timeout.timeout(20) { recorder.evaluate(path, text) }
-    problem = nil
-  rescue Exception => error # rubocop:disable Lint/RescueException -- `exit` and SyntaxError too
-    problem = "#{path} cannot be evaluated: #{error.class} at #{where_of(error, path)}"
-  ensure
-    $stdout = saved
+  found = evaluate(path, text, ours, keys)
+  lines = text.lines.each.with_index(1).to_a
+  mine = own_lines(lines, found[:live], ours)
+  lines = with_one_line(lines, mine, ours) unless found[:error]
+  declared = lines.map(&:first).join
+  found = evaluate(path, declared, ours, keys) if declared != text
+  number = ->(at) { at.is_a?(Integer) && lines[at - 1] ? lines[at - 1][1] : at }
+  if found[:error]
+    error = "#{path} #{found[:error]}#{" at line #{number.call(found[:at])}" if found[:at]}"
+  elsif own_lines(lines, found[:live], ours).size != 1
+    error = "#{path} cannot have one from_file line: it is never reached, because something above it ends the file"
   end
-  { error: problem, included: !recorder.included.nil?, conflicts: recorder.conflicts }
-end
-
-# The line as we write it and as an operator may have retyped it; comments are no lines of ours.
-def own_line?(line, ours)
-  line.match?(/\A\s*from_file[\s(]*(['"])#{Regexp.escape(ours)}\1\s*\)?\s*;?\s*(#.*)?\r?\n?\z/)
-end
-
-def with_one_line(text, ours)
-  lines = text.lines
-  mine = lines.each_index.select { |n| own_line?(lines[n], ours) }
-  mine[0..-2].reverse_each { |n| lines.delete_at(n) }
-  return lines.join if mine.any?
-
-  stop = lines.index { |line| line.chomp == '__END__' } || lines.length
-  lines[stop - 1] += "\n" if stop.positive? && !lines[stop - 1].end_with?("\n")
-  lines.insert(stop, "from_file '#{ours}'\n").join
+  found[:conflicts].each { |set| set[:line] = number.call(set[:line]) if set[:file] == path }
+  answer = { lines: mine.size, as_declared: declared == text && !error, conflicts: found[:conflicts], error: error }
+  [answer, declared]
 end
 
 def replace(path, text)
@@ -161,22 +235,15 @@ ensure
   File.delete(staged) if staged && File.exist?(staged)
 end
 
-mode, ours, path, keys = ARGV
-keys = JSON.parse(keys)
-unless File.file?(path)
-  puts JSON.generate(lines: 0, error: "#{path} does not exist", included: false, conflicts: [])
-  exit 0
-end
-text = IO.read(path, encoding: 'UTF-8')
-count = text.lines.count { |line| own_line?(line, ours) }
-declared = with_one_line(text, ours)
-answer = examine(path, declared, ours, keys)
-answer[:lines] = count
-answer[:as_declared] = text == declared
-if answer[:error].nil? && !answer[:included]
-  answer[:error] = "the from_file line in #{path} is never reached (it is in a block that does not run, or after __END__)"
-end
-if mode == 'fix' && answer[:error].nil? && answer[:conflicts].empty? && text != declared
-  replace(path, declared)
+mode, ours, path, keys = ARGV.shift(4)
+answer = { lines: 0, as_declared: false, conflicts: [], error: "#{path} does not exist" }
+begin
+  if File.file?(path)
+    text = File.binread(path).force_encoding('UTF-8')
+    answer, declared = examine(path, text, ours, JSON.parse(keys))
+    replace(path, declared) if mode == 'fix' && !answer[:error] && answer[:conflicts].empty? && text != declared
+  end
+rescue StandardError, ScriptError => error
+  answer[:error] = "#{path} could not be read or written: #{error.class}"
 end
 puts JSON.generate(answer)
