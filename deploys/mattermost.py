@@ -15,6 +15,7 @@ if run:
     mattermost.make_database(run)
     mattermost.register_application(run)
     mattermost.configure_server(run)
+    mattermost.get_certificate(run)
     mattermost.configure_proxy(run)
     mattermost.make_administrator(run)
     mattermost.try_sign_on(run)

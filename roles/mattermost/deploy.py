@@ -74,6 +74,11 @@ def configure_server(run: MattermostRun) -> None:
     _step(run, "Configure and start Mattermost", run.plan.start, lambda host: converge(run, host))
 
 
+def get_certificate(run: MattermostRun) -> None:
+    """Step: a certificate by ACME; certbot's own timer renews it from then on."""
+    _step(run, "Get a certificate by ACME", bool(run.plan.certificate), lambda host: certify(run, host))
+
+
 def configure_proxy(run: MattermostRun) -> None:
     """Step: nginx with HTTPS."""
     _step(run, "Put nginx with HTTPS before it", run.plan.load, lambda host: converge_proxy(run, host))
@@ -158,6 +163,18 @@ def converge(run: MattermostRun, host: Host) -> None:
             f"Mattermost does not start. Its last words:\n{lines}\n  The whole is in `journalctl -u mattermost` on the "
             "node. systemd tries again every ten seconds; run again after the cure."
         )
+
+
+def certify(run: MattermostRun, host: Host) -> None:
+    """Let nginx answer at port 80, and have certbot get the certificate."""
+    wanted = run.settings.proxy.acme
+    assert wanted is not None
+    files = run.proxy_files(https=False)  # without a certificate nginx could not read the whole site
+    state = run.look_at(files)
+    if all(found.absent for found in state.files.values()):  # a site that is there answers the directory too
+        proxy.put(host, changes(files, state))
+    proxy.load(host)
+    proxy.certify(host, run.settings.host, wanted)
 
 
 def converge_proxy(run: MattermostRun, host: Host) -> None:

@@ -10,9 +10,10 @@ from roles.mattermost.render import CURRENT, FINGERPRINT, FOLDER, HOME, LOGS, SO
 from roles.mattermost.settings import MattermostSettings
 from roles.node.bundle import Question
 from roles.node.facts import NodeState
+from roles.proxy.render import WEBROOT
 
-PACKAGES = {"nginx": "nginx", "psql": "postgresql-client", "curl": "curl"}
-"""Commands that the node needs, and the packages of Debian and Ubuntu that bring them."""
+PACKAGES = {"nginx": "nginx", "psql": "postgresql-client", "curl": "curl", "openssl": "openssl", "certbot": "certbot"}
+"""Commands that the node needs (certbot for ACME alone), and the packages of Debian and Ubuntu that bring them."""
 _WRITTEN = "/opt /etc /var/lib /var/log"
 
 
@@ -26,15 +27,16 @@ def folders(settings: MattermostSettings) -> dict[str, tuple[str, str]]:
     """Every folder that has to be there, with its mode and owner."""
     own = f"{settings.account.user}:{settings.account.group}"
     writable = (HOME, f"{HOME}/config", f"{HOME}/data", f"{HOME}/plugins", f"{HOME}/client-plugins", LOGS)
-    return {FOLDER: ("755", "root:root"), "/etc/nginx/pyinfra": ("755", "root:root")} | dict.fromkeys(
-        writable, ("750", own)
-    )
+    out = {FOLDER: ("755", "root:root"), "/etc/nginx/pyinfra": ("755", "root:root")}
+    if settings.proxy.acme:
+        out[WEBROOT] = ("755", "root:root")
+    return out | dict.fromkeys(writable, ("750", own))
 
 
 def questions(settings: MattermostSettings) -> tuple[Question, ...]:
     """What the node is asked in every run."""
     account, admin = settings.account, settings.admin
-    programs = " ".join(PACKAGES)
+    programs = " ".join(name for name in PACKAGES if name != "certbot" or settings.proxy.acme)
     asked = [
         Question("mattermost.absent", f"for p in {programs}; do command -v $p >/dev/null || echo $p; done"),
         Question(

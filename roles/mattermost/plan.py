@@ -51,6 +51,8 @@ class MattermostPlan:
     """Files of the server that differ."""
     start: bool = False
     """The server has to be started or restarted."""
+    certificate: str = ""
+    """Why certbot has to get a certificate; empty when it has not."""
     site: tuple[FileChange, ...] = ()
     """Files of nginx that differ."""
     load: bool = False
@@ -84,6 +86,8 @@ class MattermostPlan:
             lines.append(f"{what}; the database is migrated, and there is no way back without a backup")
         if self.start:
             lines.append("start Mattermost")
+        if self.certificate:
+            lines.append(f"get a certificate by ACME ({self.certificate})")
         lines += [change.summary() for change in self.site]
         if self.load:
             lines.append("make nginx read its files")
@@ -130,6 +134,7 @@ def plan(
     service = facts.service(state)
     bring = here.get(target) != sha256
     differing = tuple(changes(files, state))
+    certificate = proxy.certificate_needed(settings.proxy, state)
     of_site = tuple(changes(site, state))
     switch = current != target
     older = release.number(current) < settings.number
@@ -144,8 +149,9 @@ def plan(
         changes=differing,
         start=not (service.active and service.enabled and facts.started_as_declared(state))
         or bool(differing or switch or bring or application or service.reload),
+        certificate=certificate,
         site=of_site,
-        load=bool(of_site) or not proxy.as_declared(state),
+        load=bool(of_site or certificate) or not proxy.as_declared(state),
         admin=settings.admin is not None and not facts.has_admin(state),
         prune=tuple(release.surplus({**here, target: sha256}, settings)),
         sign_on=sign_on,

@@ -43,7 +43,7 @@ def check(data: Mapping[str, Any]) -> Iterator[Found]:
     """Every broken rule."""
     yield from _nodes(data)
     if isinstance(get(data, "mattermost"), Mapping):
-        for rule in (_edition, _settings, _mail, _environment, _through):
+        for rule in (_certificate, _edition, _settings, _mail, _environment, _through):
             yield from rule(data)
 
 
@@ -68,6 +68,15 @@ def _nodes(data: Mapping[str, Any]) -> Iterator[Found]:
     elif get(data, "mattermost") is not None and len(ours) != 1:
         message = "needs exactly one node with the role mattermost (several need a licence for high availability)"
         yield Found(("mattermost",), message, ", ".join(ours) or "no such node", "roles: [mattermost] on one node")
+
+
+def _certificate(data: Mapping[str, Any]) -> Iterator[Found]:
+    proxy = get(data, "mattermost", "proxy")
+    if isinstance(proxy, Mapping):
+        given = [key for key in ("certificate", "key", "acme") if proxy.get(key) is not None]
+        if given not in (["certificate", "key"], ["acme"]):
+            found = ", ".join(given) or "none of them"
+            yield Found(("mattermost", "proxy"), "has not one certificate", found, "certificate and key, or acme")
 
 
 def _edition(data: Mapping[str, Any]) -> Iterator[Found]:
@@ -170,7 +179,7 @@ def check_files(site: Site) -> Iterator[Found]:
         yield Found(loc, "there is no such file", str(site.file(str(name))), "an existing file")
     if isinstance(wanted.release.sha256, FileRef):
         yield from _release_sum(site)
-    if not any(loc[1] == "proxy" for loc, _ in missing):
+    if wanted.proxy.certificate and wanted.proxy.key and not any(loc[1] == "proxy" for loc, _ in missing):
         pem = site.file(wanted.proxy.certificate).read_bytes()
         key = site.secret(wanted.proxy.key).reveal().encode()
         for told in certificate.problems(pem, key, wanted.host, datetime.now(UTC)):

@@ -98,6 +98,11 @@ def problems(certificate_pem: bytes, key_pem: bytes, host: str, now: datetime) -
     return found
 
 
+def host_problems(certificate_pem: bytes, host: str) -> list[str]:
+    """Why the first certificate of a PEM file is not for `host`; empty when it is."""
+    return list(_host(x509.load_pem_x509_certificate(certificate_pem), host))
+
+
 def _key(pem: bytes) -> tuple[PrivateKeyTypes | None, list[str]]:
     """The key, or why there is none. The library's own words are not passed on: they could quote the key."""
     try:

@@ -15,6 +15,8 @@ from roles.node.plan import changes
 from roles.proxy import certificate, facts
 from roles.proxy.render import CERTIFICATE
 
+ACME_DAYS = 25
+"""Days before its end at which certbot, which renews from 30 on and tries twice a day, should long have done it."""
 CURE = "Run deploys/mattermost.py."
 
 
@@ -34,22 +36,29 @@ def checks(host: Host, name: str, port: int, files: tuple[File, ...], state: Nod
     fresh = facts.as_declared(state)
     found = "runs with these files" if fresh else "does not run, or has not read them"
     out.append(compare(host.name, "nginx", "runs with these files", found, fresh, f"{CURE} See `nginx -t`."))
-    declared = next(file.content for file in files if file.path == CERTIFICATE)
+    declared = next((file.content for file in files if file.path == CERTIFICATE), None)
     out.append(_served(host, name, port, declared))
     return out
 
 
-def _served(host: Host, name: str, port: int, declared: bytes) -> Check:
+def _served(host: Host, name: str, port: int, declared: bytes | None) -> Check:
+    """What is served over TLS. `declared` is the file's; None when certbot has it."""
     words = f"-connect 127.0.0.1:{port} -servername {shlex.quote(name)} -showcerts"
     got = remote.run(host, f"timeout 20 openssl s_client {words} </dev/null 2>/dev/null")
     served = certificate.certificates(got.stdout.encode())
-    subject, wanted = f"certificate at port {port}", f"the declared one, valid for {certificate.WARN_DAYS} days more"
+    days = certificate.WARN_DAYS if declared else ACME_DAYS
+    what = "the declared one" if declared else f"one for {name}"
+    subject, wanted = f"certificate at port {port}", f"{what}, valid for {days} days more"
     if not served:
         return compare(host.name, subject, wanted, "no TLS answer", False, f"{CURE} See `journalctl -u nginx`.")
-    if [one.split() for one in served] != [one.split() for one in certificate.certificates(declared)]:
+    if declared and [one.split() for one in served] != [one.split() for one in certificate.certificates(declared)]:
         return compare(host.name, subject, wanted, "another certificate, or another chain", False, CURE)
-    end = certificate.not_after(declared)
-    days = certificate.days_left(end, datetime.now(UTC))
+    if other := certificate.host_problems(served[0], name):
+        return compare(host.name, subject, wanted, other[0], False, CURE)
+    end = certificate.not_after(served[0])
+    left = certificate.days_left(end, datetime.now(UTC))
     cure = "Renew it, put it where mattermost.proxy.certificate says, and run deploys/mattermost.py."
-    found = f"the declared one, valid until {end:%Y-%m-%d} ({days} days)"
-    return compare(host.name, subject, wanted, found, days >= certificate.WARN_DAYS, cure)
+    if not declared:
+        cure = "certbot should have renewed it: see `systemctl list-timers` and /var/log/letsencrypt/ on the node."
+    found = f"{what}, valid until {end:%Y-%m-%d} ({left} days)"
+    return compare(host.name, subject, wanted, found, left >= days, cure)

@@ -10,7 +10,8 @@ from roles.node import remote
 from roles.node.install import install
 from roles.node.plan import FileChange
 from roles.proxy import facts
-from roles.proxy.render import CERTIFICATE, CONFIG, KEY
+from roles.proxy.render import CERTIFICATE, CONFIG, KEY, WEBROOT
+from roles.proxy.settings import AcmeSettings
 from roles.site.errors import StepError
 
 # `nginx -t` can only judge the files in their places. So what was there is kept until nginx has agreed.
@@ -58,3 +59,22 @@ def load(host: Host) -> None:
     got = remote.run(host, _LOAD)
     if not got.ok:
         raise StepError(f"nginx could not be started or reloaded: {got.stderr.strip()}")
+
+
+def certify(host: Host, name: str, settings: AcmeSettings) -> None:
+    """Have certbot get a certificate, and keep renewing it (its package brings a timer).
+
+    Raises:
+        StepError: with what the directory said.
+    """
+    words = ["certbot", "certonly", "--non-interactive", "--agree-tos", "--webroot", "--webroot-path", WEBROOT]
+    words += ["--cert-name", name, "--domain", name, "--server", settings.directory, "--key-type", "ecdsa"]
+    words += ["--email", settings.email] if settings.email else ["--register-unsafely-without-email"]
+    words += ["--force-renewal", "--deploy-hook", "systemctl reload nginx.service"]
+    got = remote.run(host, " ".join(shlex.quote(word) for word in words), note="certbot waits for the ACME directory")
+    if not got.ok:
+        said = [line.strip() for line in got.stderr.splitlines() if line.strip() and "letsencrypt.log" not in line]
+        raise StepError(
+            f"certbot got no certificate from {settings.directory}: {' '.join(said)[-600:]} The directory must reach "
+            f"http://{name}/ on this node, and the node must trust the directory. /var/log/letsencrypt/ has more."
+        )

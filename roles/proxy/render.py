@@ -22,6 +22,8 @@ CERTIFICATE = "/etc/nginx/pyinfra/mattermost.crt"
 """The certificate and its intermediates. The folder must be there before the files are."""
 KEY = "/etc/nginx/pyinfra/mattermost.key"
 """Its private key; nginx reads it as root, before it starts its workers."""
+WEBROOT = "/var/www/pyinfra-acme"
+"""Where certbot puts what an ACME directory asks for at port 80."""
 UPSTREAM = "127.0.0.1:8065"
 """Where Mattermost listens."""
 MAX_FILE_SIZE = 104857600
@@ -60,7 +62,14 @@ def _environment() -> Environment:
 
 
 def config_file(
-    host: str, port: int = 443, *, max_file_size: int = MAX_FILE_SIZE, hsts: bool = True, ipv6: bool = True
+    host: str,
+    port: int = 443,
+    *,
+    max_file_size: int = MAX_FILE_SIZE,
+    hsts: bool = True,
+    ipv6: bool = True,
+    acme: bool = False,
+    https: bool = True,
 ) -> File:
     """nginx's site for Mattermost.
 
@@ -71,6 +80,8 @@ def config_file(
         hsts: tell browsers to use HTTPS alone for a year.
         ipv6: listen on IPv6 too, as Debian's default site does. False on a node whose kernel has none
             (no /proc/net/if_inet6): there `listen [::]` fails and with it all of nginx.
+        acme: certificate and key are certbot's.
+        https: False before there is a certificate: only port 80, for the ACME directory to look at.
 
     Raises:
         ValueError: not a host, a port or a size; nothing of it comes from a site file that was let through.
@@ -91,36 +102,33 @@ def config_file(
             hsts=hsts,
             body=max_file_size + OVERHEAD,
             upstream=UPSTREAM,
-            certificate=CERTIFICATE,
-            key=KEY,
+            certificate=f"{live(host)}/fullchain.pem" if acme else CERTIFICATE,
+            key=f"{live(host)}/privkey.pem" if acme else KEY,
+            webroot=WEBROOT,
+            https=https,
         )
     )
     return File(path=CONFIG, content=text.encode(), display=text, mode=0o644, keep_first=KEPT)
 
 
-def files(
-    host: str,
-    port: int,
-    certificate: bytes,
-    key: Secret,
-    *,
-    max_file_size: int = MAX_FILE_SIZE,
-    hsts: bool = True,
-    ipv6: bool = True,
-) -> tuple[File, File, File]:
-    """The site, the certificate and the key, in this order. Ask `certificate.problems` first.
+def live(host: str) -> str:
+    """The folder in which certbot keeps links to the certificate in use and its key."""
+    return f"/etc/letsencrypt/live/{host}"
+
+
+def pair(certificate: bytes, key: Secret) -> tuple[File, File]:
+    """The certificate and its key as files. Ask `certificate.problems` first.
 
     Of `certificate` only the certificates are taken: the file is for everybody to read.
 
     Raises:
-        ValueError: as `config_file`, or there is no certificate.
+        ValueError: there is no certificate.
     """
     chain = "".join(f"{block.decode('ascii')}\n" for block in certificates(certificate))
     if not chain:
         raise ValueError("there is no certificate in PEM")
     secret = f"{key.reveal().strip()}\n"
     return (
-        config_file(host, port, max_file_size=max_file_size, hsts=hsts, ipv6=ipv6),
         File(path=CERTIFICATE, content=chain.encode(), display=chain, mode=0o644),
         File(path=KEY, content=secret.encode(), display=f"{MASK}\n" * len(secret.splitlines()), mode=0o600),
     )

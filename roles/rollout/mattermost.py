@@ -100,19 +100,28 @@ class MattermostRun:
         """The server's files, with the credentials of sign-on as they are kept now."""
         return render.files(self.site, application.credentials(self.site) if self.settings.sign_on else None)
 
-    def proxy_files(self) -> tuple[File, ...]:
-        """nginx's files."""
+    def proxy_files(self, https: bool = True) -> tuple[File, ...]:
+        """nginx's files.
+
+        Args:
+            https: False before certbot has a certificate.
+        """
         wanted = self.settings
+        ipv6 = isinstance(self.found, str) or proxy_facts.ipv6(self.found)
         size = wanted.settings.get("FileSettings", {}).get("MaxFileSize", proxy.MAX_FILE_SIZE)
-        return proxy.files(
+        config = proxy.config_file(
             wanted.host,
             wanted.port,
-            self.site.file(wanted.proxy.certificate).read_bytes(),
-            self.site.secret(wanted.proxy.key),
             max_file_size=size,
             hsts=wanted.proxy.hsts,
-            ipv6=isinstance(self.found, str) or proxy_facts.ipv6(self.found),
+            ipv6=ipv6,
+            acme=wanted.proxy.acme is not None,
+            https=https,
         )
+        if not (wanted.proxy.certificate and wanted.proxy.key):
+            return (config,)
+        pem = self.site.file(wanted.proxy.certificate).read_bytes()
+        return (config, *proxy.pair(pem, self.site.secret(wanted.proxy.key)))
 
     def look_at(self, files: tuple[File, ...]) -> NodeState:
         """Look at the node afresh, for these files.
@@ -180,7 +189,7 @@ def survey(state: State, more: tuple[Question, ...] = ()) -> MattermostRun | Non
     if site.mattermost is None or site.mattermost_node is None:
         return None
     run = MattermostRun(site, state, "")
-    asked = facts.questions(site.mattermost) + proxy_facts.questions() + more
+    asked = facts.questions(site.mattermost) + proxy_facts.questions(site.mattermost.proxy, site.mattermost.host) + more
     bundle = Bundle((*run.files(), *run.proxy_files()), asked)
     run.found = remote.look_all(state, {site.mattermost_node: bundle})[site.mattermost_node]
     return run

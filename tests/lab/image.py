@@ -41,7 +41,7 @@ MACHINES = {
 """The default site, by name. 198.18.0.0/15 is for benchmarks (RFC 2544) and never routed."""
 BRIDGE_ADDRESS = "198.18.0.1"
 ALIASES = {
-    "lb-1": [f"gitlab.{DOMAIN}"],
+    "lb-1": [f"gitlab.{DOMAIN}", f"acme.{DOMAIN}"],
     "mail-1": [f"mail.{DOMAIN}"],
     "chat-1": [f"chat.{DOMAIN}"],
     "db-1": [f"db.{DOMAIN}"],
@@ -49,12 +49,12 @@ ALIASES = {
 
 PACKAGES = """
     systemd systemd-sysv dbus openssh-server iproute2 iputils-ping ca-certificates curl procps less sudo openssl
-    faketime haproxy dovecot-imapd dovecot-lmtpd postfix postgresql
+    faketime haproxy dovecot-imapd dovecot-lmtpd postfix postgresql pebble
 """.split()
 """What is in the root file system, besides what the stand-in for GitLab needs: with that in it, installing the stand-in
 takes a second. The real package brings all of its own."""
 
-OFFERED = "nginx-light".split()
+OFFERED = "nginx-light certbot".split()
 """Packages that are not in the root file system, but can be installed by the nodes, with all that they need."""
 
 MASKED = """
@@ -191,7 +191,7 @@ def keys() -> None:
         subject = ("-subj", "/CN=pyinfra-gitlab lab CA")
         out = ("-keyout", ca / "ca.key", "-out", ca / "ca.crt")
         run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "3650", *subject, *out)
-    for name in ("mail", "gitlab", "chat", "db"):
+    for name in ("mail", "gitlab", "chat", "db", "acme"):
         certificate(f"{name}.{DOMAIN}")
 
 
@@ -263,6 +263,11 @@ def furnish(name: str, root: Path) -> None:
         pem = "".join((LAB / f"ca/gitlab.{DOMAIN}.{end}").read_text() for end in ("crt", "key"))
         put(root / "etc/haproxy/gitlab.pem", pem, 0o600)
         enable(root, "haproxy.service")
+        for end in ("crt", "key"):
+            put(root / f"etc/pebble/lab.{end}", (LAB / f"ca/acme.{DOMAIN}.{end}").read_text(), 0o600)
+        put(root / "etc/pebble/pebble.json", (CONFIG / "pebble.json").read_text())
+        put(root / "lib/systemd/system/pebble.service", (CONFIG / "pebble.service").read_text())
+        enable(root, "pebble.service")
     if name == "db-1":
         _furnish_database(root)
     if name == "mail-1":

@@ -20,7 +20,7 @@ from tests.lab import image
 from tests.lab.image import LAB, MACHINES, ROOT, run, say
 
 CGROUPS = Path("/sys/fs/cgroup")
-PORTS = {"lb-1": (80, 443), "mail-1": (25, 143, 993), "db-1": (5432,)}
+PORTS = {"lb-1": (80, 443, 14000), "mail-1": (25, 143, 993), "db-1": (5432,)}
 """What the lab's own machines serve, besides ssh."""
 UNITS = {"db-1": "postgresql@15-main"}
 """Units that are ready later than their ports: this one then makes its administrator."""

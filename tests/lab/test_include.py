@@ -11,7 +11,8 @@ pytestmark = pytest.mark.lab
 
 OPERATORS = """\
 # our company's gitlab.rb, mängled over the years
-external_url "http://gitlab.lab.test"
+external_url "https://gitlab.lab.test"
+nginx['listen_port'], nginx['listen_https'] = 80, false
 roles ["{role}_role"]
 gitlab_rails['monitoring_whitelist'] = %w[127.0.0.0/8 198.18.0.10/32]
 gitlab_rails["smtp_password"] = 'operators-own-s3cret'
@@ -38,6 +39,9 @@ def include(fresh: LabSite) -> LabSite:
     start = fresh.original.index("  config: whole")
     end = fresh.original.index("\nmail:")
     fresh.original = fresh.original[:start] + "  config: include\n" + fresh.original[end:]
+    for number in (1, 2, 3):  # where each node's own GitLab is, only the operator's file says: TLS ends at lb-1
+        node = f"{{address: 198.18.0.1{number}, roles: [application]"
+        fresh.original = fresh.original.replace(node, f"{node}, url: http://198.18.0.1{number}")
     fresh.write(fresh.original)
     return fresh
 

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from roles.proxy import render
-from roles.proxy.render import CERTIFICATE, CONFIG, KEPT, KEY, config_file, files, word
+from roles.proxy.render import CERTIFICATE, CONFIG, KEPT, KEY, WEBROOT, config_file, pair, word
 from roles.site import secret
 from roles.site.secret import MASK, Secret
 
@@ -94,7 +94,9 @@ def test_http_goes_to_https(port, suffix, ipv6):
     http = [["80"]] + [["[::]:80"]] * ipv6
     https = [[str(port), "ssl", "http2"]] + [[f"[::]:{port}", "ssl", "http2"]] * ipv6
     assert redirect.all("listen") == http
-    assert redirect.one("return") == f"301 https://$host{suffix}$request_uri"
+    assert redirect.blocks("location", "/")[0].one("return") == f"301 https://$host{suffix}$request_uri"
+    (challenge,) = redirect.blocks("location", "^~", "/.well-known/acme-challenge/")
+    assert challenge.one("root") == WEBROOT
     assert ours.all("listen") == https
     assert unknown.all("listen") == http + https
     assert redirect.one("server_name") == ours.one("server_name") == HOST
@@ -266,13 +268,13 @@ def test_what_no_site_file_says_is_refused(host, port, size):
 
 
 def test_three_files_with_owner_and_mode():
-    site_file, certificate, key = files(HOST, 8443, LEAF, Secret(KEY_TEXT), max_file_size=5, hsts=False, ipv6=False)
+    site_file = config_file(HOST, 8443, max_file_size=5, hsts=False, ipv6=False)
+    certificate, key = pair(LEAF, Secret(KEY_TEXT))
     assert [(each.path, each.mode, each.owner, each.group) for each in (site_file, certificate, key)] == [
         ("/etc/nginx/conf.d/mattermost.conf", 0o644, "root", "root"),
         ("/etc/nginx/pyinfra/mattermost.crt", 0o644, "root", "root"),
         ("/etc/nginx/pyinfra/mattermost.key", 0o600, "root", "root"),
     ]
-    assert site_file == config_file(HOST, 8443, max_file_size=5, hsts=False, ipv6=False)
     assert site_file.display.encode() == site_file.content
     assert (site_file.keep_first, certificate.keep_first, key.keep_first) == (KEPT, None, None)
     assert not KEPT.endswith(".conf")
@@ -280,7 +282,7 @@ def test_three_files_with_owner_and_mode():
 
 
 def test_the_key_is_never_shown():
-    key = files(HOST, 443, LEAF, Secret(KEY_TEXT.rstrip("\n")))[2]
+    key = pair(LEAF, Secret(KEY_TEXT.rstrip("\n")))[1]
     assert key.content.decode() == KEY_TEXT
     assert set(key.display.splitlines()) == {MASK}
     assert len(key.display.splitlines()) == len(KEY_TEXT.splitlines())
@@ -289,9 +291,21 @@ def test_the_key_is_never_shown():
 
 def test_the_readable_file_holds_certificates_alone():
     mixed = b"Bag \xff Attributes\n" + LEAF + KEY_TEXT.encode() + LEAF.replace(b"\n", b"\r\n")
-    certificate = files(HOST, 443, mixed, Secret(KEY_TEXT))[1]
+    certificate = pair(mixed, Secret(KEY_TEXT))[0]
     assert certificate.content.count(b"-----BEGIN CERTIFICATE-----") == 2
     assert certificate.content.splitlines() == LEAF.splitlines() * 2
     assert certificate.display.encode() == certificate.content
     with pytest.raises(ValueError, match="no certificate"):
-        files(HOST, 443, KEY_TEXT.encode(), Secret(KEY_TEXT))
+        pair(KEY_TEXT.encode(), Secret(KEY_TEXT))
+
+
+def test_before_there_is_a_certificate_port_80_alone_is_served():
+    (redirect,) = site(acme=True, https=False).blocks("server")
+    assert redirect.all("listen") == [["80"], ["[::]:80"]]
+    assert redirect.blocks("location", "^~", "/.well-known/acme-challenge/")
+
+
+def test_with_acme_the_certificate_is_certbots():
+    ours = servers(acme=True)[2]
+    assert ours.one("ssl_certificate") == f"/etc/letsencrypt/live/{HOST}/fullchain.pem"
+    assert ours.one("ssl_certificate_key") == f"/etc/letsencrypt/live/{HOST}/privkey.pem"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -94,8 +95,18 @@ def missing(data: typing.Any) -> list[str]:
     return [".".join(path) for path in fields(Site) if not stands(data, path)]
 
 
-def test_every_field_of_every_model_stands_in_the_example() -> None:
-    assert missing(read(EXAMPLE / "site.yml").data) == []
+def test_every_field_of_every_model_stands_in_the_example(tmp_path: Path) -> None:
+    # What cannot be said beside something else stands in a comment.
+    other = tmp_path / "site.yml"
+    other.write_text((EXAMPLE / "site.yml").read_text().replace("    # acme:", "    acme:"))
+    assert missing(read(other).data) == []
+
+
+def test_the_other_way_to_a_certificate_loads_too(example: Path) -> None:
+    file = example / "site.yml"
+    text = re.sub(r"(?m)^    (certificate: chat|key: !file secrets/chat).*\n", "", file.read_text())
+    file.write_text(text.replace("    # acme:", "    acme:"))
+    assert load(file).mattermost.proxy.acme.email == "admin@example.com"
 
 
 def test_a_field_that_is_missing_in_the_example_is_found() -> None:
@@ -108,6 +119,7 @@ def test_a_field_that_is_missing_in_the_example_is_found() -> None:
         "nodes.*.url",
         "mail.service_desk_email.mailbox_name",
         "service_desk.projects.*.suffix",
+        *(f"mattermost.proxy.acme{rest}" for rest in ("", ".directory", ".email")),
     ]
 
 
