@@ -18,5 +18,7 @@ if run:
     mattermost.get_certificate(run)
     mattermost.configure_proxy(run)
     mattermost.make_administrator(run)
+    mattermost.configure_plugin(run)
+    mattermost.configure_slash_commands(run)
     mattermost.try_sign_on(run)
     mattermost.finish(run)

@@ -1,43 +1,48 @@
-"""The OAuth application in GitLab that lets people sign on to Mattermost: found, made, repaired, its secret renewed.
+"""The OAuth applications in GitLab that Mattermost needs: found, made, repaired, their secrets renewed.
 
 Two ways lead there: GitLab's API with an administrator's token (python-gitlab), and `gitlab-rails runner` on a Rails
-node. Only the second can mark the application as trusted (the API has no such field), so that nobody is asked to
+node. Only the second can mark an application as trusted (the API has no such field), so that nobody is asked to
 authorise it.
 """
 
 from __future__ import annotations
 
-import base64
-import json
-import os
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import gitlab
-import requests
 from pyinfra.api.host import Host
 
-from roles.node import remote
-from roles.postgresql.admin import BUNDLE
+from roles.mattermost.gitlab import api, run_ruby
+from roles.mattermost.settings import PLUGIN
 from roles.site import kept
 from roles.site.errors import StepError
 from roles.site.models import Site
-from roles.site.secret import FileRef, Secret, scrub
-
-MARK = "pyinfra-gitlab:"
-SCOPE = "read_user"
-TIMEOUT = 30
-"""Seconds that GitLab's API may take."""
+from roles.site.secret import FileRef, Secret, SecretRef
 
 Credentials = tuple[str, Secret]
 """Id and secret."""
 
 
 @dataclass(frozen=True)
+class Registration:
+    """An application as it must be."""
+
+    key: str
+    """Where the site file says where its credentials are kept."""
+    ref: SecretRef
+    """The credentials."""
+    name: str
+    """Its name in GitLab."""
+    redirect_uris: tuple[str, ...]
+    """Where GitLab may send people back to."""
+    scopes: str
+    """What it may ask for, words with spaces between."""
+
+
+@dataclass(frozen=True)
 class Application:
-    """The application as found, or as it is after a repair."""
+    """An application as found, or as it is after a repair."""
 
     uid: str | None
     """Its id; None when there is none."""
@@ -49,66 +54,64 @@ class Application:
     """Its secret, when it was made or renewed just now; GitLab shows it only then."""
 
 
-def redirect_uris(site: Site) -> tuple[str, str]:
-    """Where GitLab may send people back to (Mattermost's documentation, sso-gitlab)."""
+def redirect_uris(site: Site) -> tuple[str, ...]:
+    """Where GitLab may send people back to who sign on (Mattermost's documentation, sso-gitlab)."""
     assert site.mattermost is not None
-    return tuple(f"{site.mattermost.site_url}/{word}/gitlab/complete" for word in ("signup", "login"))  # type: ignore[return-value]
+    return tuple(f"{site.mattermost.site_url}/{word}/gitlab/complete" for word in ("signup", "login"))
 
 
-def credentials(site: Site) -> Credentials | None:
+def for_sign_on(site: Site) -> Registration:
+    """The application for sign-on."""
+    assert site.mattermost is not None
+    wanted = site.mattermost.sign_on
+    assert wanted is not None
+    key = "mattermost.sign_on.credentials"
+    return Registration(key, wanted.credentials, wanted.application, redirect_uris(site), "read_user")
+
+
+def for_plugin(site: Site) -> Registration:
+    """The application of the GitLab plugin (its documentation, "Register an OAuth application")."""
+    assert site.mattermost is not None
+    wanted = site.mattermost.gitlab_plugin
+    assert wanted is not None
+    uris = (f"{site.mattermost.site_url}/plugins/{PLUGIN}/oauth/complete",)
+    key = "mattermost.gitlab_plugin.credentials"
+    return Registration(key, wanted.credentials, wanted.application, uris, "api read_user")
+
+
+def credentials(site: Site, wanted: Registration) -> Credentials | None:
     """The kept credentials; None when there are none yet.
 
     Raises:
         StepError: they have not the form "ID SECRET".
     """
-    assert site.mattermost is not None
-    assert site.mattermost.sign_on is not None
-    ref = site.mattermost.sign_on.credentials
-    if isinstance(ref, FileRef):
-        path = ref.path(site.dir)
+    if isinstance(wanted.ref, FileRef):
+        path = wanted.ref.path(site.dir)
         if not path.exists():
             return None
         words = path.read_text().split()  # fresh: this run may have written it
     else:
-        words = site.secret(ref).reveal().split()
+        words = site.secret(wanted.ref).reveal().split()
     if len(words) != 2:
-        raise StepError("mattermost.sign_on.credentials: must be the application's id and its secret, two words.")
+        raise StepError(f"{wanted.key}: must be the application's id and its secret, two words.")
     return words[0], Secret(words[1])
 
 
-def keep(site: Site, found: Credentials) -> None:
-    """Keep new credentials where the site file says.
-
-    Raises:
-        StepError: they cannot be kept there.
-    """
-    path = path_of(site)
-    try:
-        kept.keep(path, Secret(f"{found[0]} {found[1].reveal()}"), replace=True)
-    except OSError as error:
-        raise StepError(
-            f"the credentials of the OAuth application could not be kept in {path}: {error.strerror}."
-        ) from error
-
-
-def path_of(site: Site) -> Path:
+def path_of(site: Site, wanted: Registration) -> Path:
     """The file of the credentials.
 
     Raises:
         StepError: the site file takes them from elsewhere, where we cannot keep new ones.
     """
-    assert site.mattermost is not None
-    assert site.mattermost.sign_on is not None
-    ref = site.mattermost.sign_on.credentials
-    if not isinstance(ref, FileRef):
+    if not isinstance(wanted.ref, FileRef):
         raise StepError(
-            "GitLab refuses the credentials of mattermost.sign_on, and new ones can only be kept in a !file. Put the "
+            f"GitLab refuses the credentials of {wanted.key}, and new ones can only be kept in a !file. Put the "
             "right ones where yours come from, or name a !file."
         )
-    return ref.path(site.dir)
+    return wanted.ref.path(site.dir)
 
 
-def look(site: Site, rails: Host) -> Application:
+def look(site: Site, wanted: Registration, rails: Host) -> Application:
     """The application as it is.
 
     Args:
@@ -117,54 +120,42 @@ def look(site: Site, rails: Host) -> Application:
     Raises:
         StepError: GitLab could not be asked, and why.
     """
-    return _ask(site, rails, repair=False)
+    return _ask(site, wanted, rails, repair=False)
 
 
-def repair(site: Site, rails: Host) -> Application:
+def repair(site: Site, wanted: Registration, rails: Host) -> None:
     """Make the application, or put right what is not as declared; renew the secret when the kept one does not fit.
+    What GitLab gives is kept where the site file says.
 
     Raises:
-        StepError: GitLab refused, and why.
+        StepError: GitLab refused, or it cannot be kept, and why.
     """
-    return _ask(site, rails, repair=True)
+    path = path_of(site, wanted)
+    found = _ask(site, wanted, rails, repair=True)
+    if found.secret is None or found.uid is None:
+        return
+    try:
+        kept.keep(path, Secret(f"{found.uid} {found.secret.reveal()}"), replace=True)
+    except OSError as error:
+        raise StepError(f"the credentials of {wanted.name} could not be kept in {path}: {error.strerror}.") from error
 
 
-def _ask(site: Site, rails: Host, repair: bool) -> Application:
+def _ask(site: Site, wanted: Registration, rails: Host, repair: bool) -> Application:
     assert site.mattermost is not None
-    assert site.mattermost.sign_on is not None
-    known = credentials(site)
-    if site.mattermost.sign_on.api_token:
-        return _through_api(site, known, repair)
-    wanted = {
-        "name": site.mattermost.sign_on.application,
-        "redirect_uri": "\n".join(redirect_uris(site)),
-        "scopes": SCOPE,
+    known = credentials(site, wanted)
+    if site.mattermost.sign_on and site.mattermost.sign_on.api_token:
+        return _through_api(site, wanted, known, repair)
+    asked = {
+        "name": wanted.name,
+        "redirect_uri": "\n".join(wanted.redirect_uris),
+        "scopes": wanted.scopes,
         "confidential": True,
         "trusted": True,
         "uid": known[0] if known else None,
         "secret": known[1].reveal() if known else None,
         "repair": repair,
     }
-    return _through_runner(rails, wanted)
-
-
-@cache
-def _program() -> str:
-    return Path(__file__).with_name("application.rb").read_text()
-
-
-def _through_runner(rails: Host, wanted: dict[str, Any]) -> Application:
-    # No value can break out of base64. The code goes through standard input: the secret is in no process list.
-    data = base64.b64encode(json.dumps(wanted).encode()).decode()
-    code = f"require 'json'; require 'base64'; wanted = JSON.parse(Base64.decode64('{data}'))\n{_program()}"
-    got = remote.run(
-        rails, "gitlab-rails runner -", stdin=code, note="gitlab-rails runner looks at the OAuth application"
-    )
-    lines = [line for line in got.stdout.splitlines() if line.startswith(MARK)]
-    if not got.ok or not lines:
-        why = scrub((got.stderr.strip().splitlines() or ["it printed nothing"])[0])
-        raise StepError(f"gitlab-rails runner on {rails.name} could not look at the OAuth application: {why}")
-    answer = json.loads(lines[-1].removeprefix(MARK))
+    answer = run_ruby(rails, "application.rb", asked, "the OAuth application")
     secret = answer.get("secret")
     return Application(
         answer.get("uid"),
@@ -174,52 +165,28 @@ def _through_runner(rails: Host, wanted: dict[str, Any]) -> Application:
     )
 
 
-def _through_api(site: Site, known: Credentials | None, repair: bool) -> Application:
-    assert site.mattermost is not None
-    wanted = site.mattermost.sign_on
-    assert wanted is not None
-    assert wanted.api_token is not None
-    verify: bool | str = True
-    if "REQUESTS_CA_BUNDLE" not in os.environ and Path(BUNDLE).exists():
-        verify = BUNDLE  # what this machine trusts, rather than what came with a Python package
-    api = gitlab.Gitlab(
-        site.gitlab.external_url,
-        private_token=site.secret(wanted.api_token).reveal(),
-        ssl_verify=verify,
-        timeout=TIMEOUT,
-    )
-    try:
-        found = [one for one in api.applications.list(iterator=True) if one.application_name == wanted.application]
+def _through_api(site: Site, wanted: Registration, known: Credentials | None, repair: bool) -> Application:
+    with api(site) as gitlab:
+        found = [one for one in gitlab.applications.list(iterator=True) if one.application_name == wanted.name]
         mine = next((one for one in found if known and one.application_id == known[0]), found[0] if found else None)
-        differs = [] if mine is None else _differs(site, mine)
+        differs = [] if mine is None else _differs(wanted, mine)
         if not repair:
             return Application(mine.application_id if mine else None, tuple(differs), None)
         if mine is not None and differs:  # the API can make and remove applications, but not change one
-            api.applications.delete(mine.id)
+            gitlab.applications.delete(mine.id)
             mine = None
         if mine is None:
-            made: Any = api.applications.create(
-                {
-                    "name": wanted.application,
-                    "redirect_uri": "\n".join(redirect_uris(site)),
-                    "scopes": SCOPE,
-                    "confidential": True,
-                }
-            )
+            asked = {"name": wanted.name, "redirect_uri": "\n".join(wanted.redirect_uris), "scopes": wanted.scopes}
+            made: Any = gitlab.applications.create({**asked, "confidential": True})
         else:
-            made = api.http_post(f"/applications/{mine.id}/renew-secret")
-    except (gitlab.GitlabError, requests.RequestException) as error:
-        raise StepError(
-            f"GitLab's API at {site.gitlab.external_url} did not answer as it should: {scrub(str(error))}. "
-            "mattermost.sign_on.api_token must be an administrator's, with scope api."
-        ) from None
+            made = gitlab.http_post(f"/applications/{mine.id}/renew-secret")
     answer = made if isinstance(made, dict) else made.attributes
     return Application(str(answer["application_id"]), (), True, Secret(str(answer["secret"])))
 
 
-def _differs(site: Site, found: Any) -> list[str]:
+def _differs(wanted: Registration, found: Any) -> list[str]:
     differs = []
-    if set(str(found.callback_url).split()) != set(redirect_uris(site)):
+    if set(str(found.callback_url).split()) != set(wanted.redirect_uris):
         differs.append("redirect_uri")
     if not found.confidential:
         differs.append("confidential")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from roles.mattermost import application, facts, keys, release, sign_on
+from roles.mattermost import application, facts, keys, plugin, release, sign_on, slash
 from roles.mattermost.plan import minimum_postgresql
 from roles.mattermost.render import CURRENT, environment
 from roles.node import remote
@@ -37,6 +37,12 @@ def checks(run: MattermostRun) -> list[Check]:
         out.append(compare(run.node, "first administrator", name, name if there else "no such account", there, CURE))
     if run.settings.sign_on:
         out += _sign_on(run)
+    if run.settings.gitlab_plugin and facts.service(run.found).active:
+        wrong = "; ".join(plugin.look(run))
+        out.append(compare(run.node, "GitLab plugin", "as the site file says", wrong or "the same", not wrong, CURE))
+    if run.settings.slash_commands and facts.service(run.found).active:
+        wrong = "; ".join(slash.look(run))
+        out.append(compare(run.node, "slash commands", "taken by GitLab", wrong or "taken", not wrong, CURE))
     if _setting(run, "EmailSettings", "SMTPServer"):
         out.append(_smtp(run))
     return out
@@ -46,7 +52,7 @@ def _release(run: MattermostRun, state: NodeState) -> list[Check]:
     target = release.folder(run.settings.version)
     current = facts.current(state)
     found = current.removeprefix(f"{CURRENT}-") or "not installed"
-    same = facts.releases(state).get(target) == run.settings.release_sha256(run.site.dir)
+    same = facts.releases(state).get(target) == run.settings.release.sum(run.site.dir)
     if current == target and not same:
         found += ", of another SHA-256"
     return [compare(run.node, "Mattermost release", run.settings.version, found, current == target and same, CURE)]
@@ -112,8 +118,7 @@ def _drift(run: MattermostRun) -> Check:
         config = json.loads(got.stdout)
     except json.JSONDecodeError:
         return compare(run.node, subject, declared, None, False, LOG)
-    credentials = application.credentials(run.site) if run.settings.sign_on else None
-    told = dict(environment(run.site, credentials))
+    told = dict(environment(run.site, run.credentials))
     different = [name for name, value in told.items() if name.startswith("MM_") and not _in_use(config, name, value)]
     found = f"{', '.join(different)} differ" if different else f"{len(told)} the same"
     cure = (
@@ -149,8 +154,9 @@ def _parsed(text: str) -> Any:
 def _sign_on(run: MattermostRun) -> list[Check]:
     found: application.Application | str
     try:
-        found = application.look(run.site, run.rails)
-        known = application.credentials(run.site)
+        wanted = application.for_sign_on(run.site)
+        found = application.look(run.site, wanted, run.rails)
+        known = application.credentials(run.site, wanted)
     except StepError as error:
         return [compare(run.node, "sign-on through GitLab", "works", None, False, str(error))]
     return sign_on.walk(run.site, run.server, known, found)

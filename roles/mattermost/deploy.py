@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shlex
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pyinfra.api.host import Host
 from pyinfra.operations import apt
 
-from roles.mattermost import application, facts, release, sign_on
+from roles.mattermost import application, facts, plugin, release, sign_on, slash
 from roles.mattermost.render import HOME
+from roles.mattermost.server import request
 from roles.mattermost.settings import MattermostSettings
 from roles.node import remote
 from roles.node.install import install
@@ -89,6 +89,16 @@ def make_administrator(run: MattermostRun) -> None:
     _step(run, "Make the first administrator", run.plan.admin, lambda host: make_admin(run, host))
 
 
+def configure_plugin(run: MattermostRun) -> None:
+    """Step: the GitLab plugin, with an OAuth application of its own."""
+    _step(run, "Configure the GitLab plugin", bool(run.plan.plugin), lambda host: plugin.configure(run, host))
+
+
+def configure_slash_commands(run: MattermostRun) -> None:
+    """Step: slash commands on both sides, tried."""
+    _step(run, "Configure slash commands", bool(run.plan.slash), lambda host: slash.configure(run, host))
+
+
 def try_sign_on(run: MattermostRun) -> None:
     """Step: walk the way of a sign-on, and name the first step that fails."""
     _step(run, "Walk the way of a sign-on", run.settings.sign_on is not None, lambda host: walk(run, host))
@@ -129,10 +139,7 @@ def prepare(settings: MattermostSettings, host: Host) -> None:
 
 def register(run: MattermostRun) -> None:
     """Make or repair the OAuth application, and keep what GitLab gave."""
-    application.path_of(run.site)
-    found = application.repair(run.site, run.rails)
-    if found.secret is not None and found.uid is not None:
-        application.keep(run.site, (found.uid, found.secret))
+    application.repair(run.site, application.for_sign_on(run.site), run.rails)
 
 
 # A restart ends when the server says that it is ready, or when it gave up.
@@ -184,30 +191,16 @@ def converge_proxy(run: MattermostRun, host: Host) -> None:
     proxy.load(host)
 
 
-def _request(host: Host, method: str, path: str, body: Any = None) -> tuple[int, dict[str, Any]]:
-    """Ask the server over its local socket; the body goes through standard input."""
-    options = ["--request", method, "--write-out", "\n%{http_code}"]
-    if body is not None:
-        options += ["--header", "Content-Type: application/json", "--data-binary", "@-"]
-    got = remote.run(host, facts.api(path, *options), stdin=json.dumps(body) if body is not None else "")
-    text, _, code = got.stdout.rstrip().rpartition("\n")
-    try:
-        answer = json.loads(text)
-    except json.JSONDecodeError:
-        answer = {}
-    return int(code) if code.isdigit() else 0, answer if isinstance(answer, dict) else {}
-
-
 def make_admin(run: MattermostRun, host: Host) -> None:
     """Make the declared administrator. An account of that name is left as it is."""
     wanted = run.settings.admin
     assert wanted is not None
-    code, _ = _request(host, "GET", f"/api/v4/users/username/{wanted.username}")
+    code, _ = request(host, "GET", f"/api/v4/users/username/{wanted.username}")
     if code == 200:
         return
     password = run.site.secret(wanted.password).reveal()
     user = {"username": wanted.username, "email": wanted.email, "password": password}
-    code, answer = _request(host, "POST", "/api/v4/users", user)
+    code, answer = request(host, "POST", "/api/v4/users", user)
     if code != 201:
         why = scrub(str(answer.get("message", f"HTTP {code}")))
         raise StepError(f"the administrator {wanted.username} was not made: {why} Check mattermost.admin.")
@@ -216,7 +209,7 @@ def make_admin(run: MattermostRun, host: Host) -> None:
         ("PUT", "/roles", {"roles": "system_user system_admin"}),
         ("POST", "/email/verify/member", None),
     ):
-        code, answer = _request(host, method, path + rest, body)
+        code, answer = request(host, method, path + rest, body)
         if code != 200:
             why = scrub(str(answer.get("message", f"HTTP {code}")))
             raise StepError(
@@ -228,8 +221,10 @@ def make_admin(run: MattermostRun, host: Host) -> None:
 
 def walk(run: MattermostRun, host: Host) -> None:
     """Walk the way of a sign-on."""
-    found = application.look(run.site, run.rails) if run.plan.application or run.looks_at_application else None
-    checks = sign_on.walk(run.site, host, application.credentials(run.site), found)
+    wanted = application.for_sign_on(run.site)
+    looks = run.plan.application or run.looks_at_application
+    found = application.look(run.site, wanted, run.rails) if looks else None
+    checks = sign_on.walk(run.site, host, application.credentials(run.site, wanted), found)
     failed = [check for check in checks if not check.ok]
     if failed:
         raise StepError(f"nobody can sign on through GitLab: {failed[0].sentence()} Everything else is in place.")

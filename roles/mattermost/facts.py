@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from dataclasses import dataclass
 
@@ -57,6 +58,7 @@ def questions(settings: MattermostSettings) -> tuple[Question, ...]:
             "mattermost.service",
             "systemctl show -p ActiveState -p UnitFileState -p NeedDaemonReload -p MainPID mattermost.service",
         ),
+        Question("mattermost.machine", "uname -m"),
         Question("mattermost.started", f'[ "$(cat {STARTED_WITH})" = "$({FINGERPRINT})" ] && echo yes'),
         Question(
             "mattermost.free_kib", f"df -Pk {_WRITTEN} 2>/dev/null | awk 'NR > 1 {{print $4}}' | sort -n | head -n 1"
@@ -165,3 +167,16 @@ def account_conflicts(settings: MattermostSettings, state: NodeState) -> list[st
     if wanted.gid is not None and group not in (None, str(wanted.gid)):
         out.append(f"group {wanted.group} has the number {group}, the site file says {wanted.gid}. Say what is there.")
     return out
+
+
+def wrong_machine(settings: MattermostSettings, state: NodeState) -> str:
+    """Why the release cannot run on this machine, by the name that upstream gives its tarballs; empty when it can."""
+    built = re.search(r"-linux-(amd64|arm64)\.tar\.gz$", settings.release.source)
+    machine = state.answer("mattermost.machine")
+    names = {"x86_64": "amd64", "aarch64": "arm64"}
+    if built and machine and names.get(machine) != built.group(1):
+        return (
+            f"the release is for {built.group(1)}, this node is {machine}. Name the one for this machine; Mattermost is "
+            "built for amd64 and arm64 alone."
+        )
+    return ""

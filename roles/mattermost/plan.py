@@ -59,6 +59,10 @@ class MattermostPlan:
     """nginx has to read its files."""
     admin: bool = False
     """The first administrator has to be made."""
+    plugin: tuple[str, ...] = ()
+    """What of the GitLab plugin is not as declared, in words."""
+    slash: tuple[str, ...] = ()
+    """What of the slash commands is not as declared, in words."""
     prune: tuple[str, ...] = ()
     """Releases to remove."""
     sign_on: str = ""
@@ -93,6 +97,9 @@ class MattermostPlan:
             lines.append("make nginx read its files")
         if self.admin:
             lines.append("make the first administrator")
+        if self.plugin:
+            lines.append(f"put the GitLab plugin right ({'; '.join(self.plugin)})")
+        lines += [f"slash commands: {what}" for what in self.slash]
         if self.sign_on:
             lines.append(f"try sign-on again ({self.sign_on})")
         if self.prune:
@@ -116,6 +123,8 @@ def plan(
     database: Database,
     application: str,
     sign_on: str,
+    plugin: tuple[str, ...] = (),
+    slash: tuple[str, ...] = (),
 ) -> MattermostPlan:
     """Decide what to do.
 
@@ -128,6 +137,8 @@ def plan(
         database: what was found out about it.
         application: why the OAuth application has to be made or repaired.
         sign_on: what of sign-on did not work.
+        plugin: what of the GitLab plugin is not as declared.
+        slash: what of the slash commands is not as declared.
     """
     target = release.folder(settings.version)
     here, current = facts.releases(state), facts.current(state)
@@ -153,6 +164,8 @@ def plan(
         site=of_site,
         load=bool(of_site or certificate) or not proxy.as_declared(state),
         admin=settings.admin is not None and not facts.has_admin(state),
+        plugin=plugin,
+        slash=slash,
         prune=tuple(release.surplus({**here, target: sha256}, settings)),
         sign_on=sign_on,
     )
@@ -179,6 +192,8 @@ def _refused(
     if target in here and not here[target]:
         out.append(f"{target} is there and not ours. Move it away, then run again.")
     out += facts.account_conflicts(settings, state)
+    if machine := facts.wrong_machine(settings, state):
+        out.append(machine)
     free, needed = facts.free_kib(state), release.SPACE_KIB if plan.bring else MIN_FREE_KIB
     if plan.work and free is not None and free < needed:
         out.append(

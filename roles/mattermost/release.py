@@ -11,7 +11,7 @@ from pathlib import Path
 from pyinfra.api.host import Host
 
 from roles.mattermost.render import CURRENT
-from roles.mattermost.settings import MattermostSettings
+from roles.mattermost.settings import Download, MattermostSettings
 from roles.node import remote
 from roles.site.errors import StepError
 from roles.site.models import Site
@@ -66,24 +66,32 @@ def bring(site: Site, host: Host) -> None:
     """
     wanted = site.mattermost
     assert wanted is not None
-    sum_, target = wanted.release_sha256(site.dir), folder(wanted.version)
     staged = f"{CURRENT}-{wanted.version}.download"
     try:
-        if wanted.file:
-            _send(site.file(wanted.file), sum_, host, staged)
-        else:
-            got = remote.run(host, _shell(_FETCH, staged, wanted.release.source), note="downloading the release")
-            if not got.ok:
-                raise StepError(
-                    f"the release could not be downloaded: {got.stderr.strip()}. Check mattermost.release.source, and "
-                    "that the node reaches it (mattermost.environment's proxies are the server's alone); or name a "
-                    "file here."
-                )
+        fetch(site, host, wanted.release, staged)
+        sum_, target = wanted.release.sum(site.dir), folder(wanted.version)
         got = remote.run(host, _shell(_UNPACK, staged, sum_, target), note="unpacking the release")
         if not got.ok:
             raise StepError(f"the release was not installed: {_last(got.stderr)}. Nothing was changed.")
     finally:
         remote.run(host, f"rm -f -- {shlex.quote(staged)}")
+
+
+def fetch(site: Site, host: Host, wanted: Download, staged: str) -> None:
+    """Bring a file to `staged` on the node, downloaded there or sent from here. Its sum is not checked yet.
+
+    Raises:
+        StepError: it did not arrive, and why.
+    """
+    if wanted.file:
+        _send(site.file(wanted.file), wanted.sum(site.dir), host, staged)
+        return
+    got = remote.run(host, _shell(_FETCH, staged, wanted.source), note=f"downloading {wanted.source}")
+    if not got.ok:
+        raise StepError(
+            f"{wanted.source} could not be downloaded: {got.stderr.strip()}. Check it, and that the node reaches it "
+            "(mattermost.environment's proxies are the server's alone); or name a file here."
+        )
 
 
 def _send(file: Path, declared: str, host: Host, staged: str) -> None:

@@ -12,14 +12,16 @@ from roles.mattermost import keys
 from roles.proxy import certificate
 from roles.site.errors import SecretError
 from roles.site.found import Found, get, items
-from roles.site.secret import FileRef, SecretRef
+from roles.site.secret import SecretRef
 from roles.site.yaml import KeyPath as Loc
 
 if TYPE_CHECKING:
     from roles.site.models import Site
 
-CREDENTIALS: Loc = ("mattermost", "sign_on", "credentials")
-"""Where the site file says where the OAuth credentials are kept; the file may be absent before the first run."""
+MADE: tuple[Loc, ...] = (("mattermost", "sign_on", "credentials"), ("mattermost", "gitlab_plugin", "credentials"))
+"""Where the site file says where OAuth credentials are kept; their files may be absent before the first run."""
+SUMS: tuple[Loc, ...] = (("mattermost", "release", "sha256"), ("mattermost", "gitlab_plugin", "sha256"))
+"""References that are no secrets."""
 
 OURS = {
     "ServiceSettings.SiteURL": "mattermost.site_url",
@@ -43,7 +45,7 @@ def check(data: Mapping[str, Any]) -> Iterator[Found]:
     """Every broken rule."""
     yield from _nodes(data)
     if isinstance(get(data, "mattermost"), Mapping):
-        for rule in (_certificate, _edition, _settings, _mail, _environment, _through):
+        for rule in (_certificate, _edition, _settings, _mail, _environment, _through, _integrations):
             yield from rule(data)
 
 
@@ -156,6 +158,29 @@ def _environment(data: Mapping[str, Any]) -> Iterator[Found]:
             yield Found(loc, message, "a literal (not shown)", "!env NAME, !file PATH or !command LINE")
 
 
+def _integrations(data: Mapping[str, Any]) -> Iterator[Found]:
+    if get(data, "mattermost", "gitlab_plugin") is not None and _setting(data, "FileSettings", "DriverName") not in (
+        None,
+        "local",
+    ):
+        message = "is brought by the local file store"
+        yield Found(("mattermost", "gitlab_plugin"), message, "FileSettings.DriverName", "the System Console, with S3")
+    if get(data, "mattermost", "slash_commands") and get(data, "mattermost", "admin") is None:
+        yield Found(("mattermost", "slash_commands"), "belong to somebody", "no administrator", "mattermost.admin")
+    commands: dict[tuple[str, str], str] = {}
+    for project, command in items(data, "mattermost", "slash_commands"):
+        here = (str(get(command, "team")), str(get(command, "trigger")))
+        if here in commands:
+            loc: Loc = ("mattermost", "slash_commands", project)
+            yield Found(loc, f"is the command of {commands[here]} already", f"/{here[1]}", "another trigger or team")
+        commands.setdefault(here, project)
+    for key, value in items(data, "mattermost", "gitlab_plugin", "settings"):
+        if isinstance(value, str) and value and SECRETS.search(key):
+            loc = ("mattermost", "gitlab_plugin", "settings", key)
+            message = "a secret must be a reference, never the value itself"
+            yield Found(loc, message, "a literal (not shown)", "!env NAME, !file PATH or !command LINE")
+
+
 def _through(data: Mapping[str, Any]) -> Iterator[Found]:
     name = get(data, "mattermost", "database", "admin", "through")
     nodes = [node for node, _ in items(data, "nodes")]
@@ -172,13 +197,18 @@ def check_files(site: Site) -> Iterator[Found]:
     named: list[tuple[Loc, str | None]] = [
         (("mattermost", "database", "ca"), wanted.database.ca),
         (("mattermost", "proxy", "certificate"), wanted.proxy.certificate),
-        (("mattermost", "release", "source"), wanted.file),
+        (("mattermost", "release", "source"), wanted.release.file),
+        (("mattermost", "gitlab_plugin", "source"), wanted.gitlab_plugin.file if wanted.gitlab_plugin else None),
     ]
     missing = [(loc, name) for loc, name in named if name and not site.file(name).is_file()]
     for loc, name in missing:
         yield Found(loc, "there is no such file", str(site.file(str(name))), "an existing file")
-    if isinstance(wanted.release.sha256, FileRef):
-        yield from _release_sum(site)
+    for name, download in (("release", wanted.release), ("gitlab_plugin", wanted.gitlab_plugin)):
+        try:
+            if download:
+                download.sum(site.dir)
+        except SecretError as error:
+            yield Found(("mattermost", name, "sha256"), str(error))
     if wanted.proxy.certificate and wanted.proxy.key and not any(loc[1] == "proxy" for loc, _ in missing):
         pem = site.file(wanted.proxy.certificate).read_bytes()
         key = site.secret(wanted.proxy.key).reveal().encode()
@@ -190,14 +220,6 @@ def check_files(site: Site) -> Iterator[Found]:
     password: Loc = ("mattermost", "database", "password")
     if re.search(r"[\0\r\n]", site.secret(wanted.database.password).reveal()):
         yield Found(password, "holds a line end or NUL", "(not shown)", "one line")
-
-
-def _release_sum(site: Site) -> Iterator[Found]:
-    assert site.mattermost is not None
-    try:
-        site.mattermost.release_sha256(site.dir)
-    except SecretError as error:
-        yield Found(("mattermost", "release", "sha256"), str(error))
 
 
 def _environment_secrets(site: Site) -> Iterator[tuple[Loc, SecretRef]]:

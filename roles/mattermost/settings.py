@@ -33,16 +33,44 @@ def _sha256(value: Any) -> Any:
     raise refuse("is no SHA-256", allowed="64 hex digits in small letters, or !file PATH to what sha256sum prints")
 
 
-class ReleaseSettings(StrictModel):
-    """Where the release comes from."""
+class Download(StrictModel):
+    """A file that is brought to the node, and checked."""
 
     source: Annotated[str, Field(pattern=r"^(https?://\S+|[^:]+)$", description="a URL or a file here")]
-    """A URL from which the node downloads the tarball, such as
+    """A URL from which the node downloads it, such as
     https://releases.mattermost.com/10.11.8/mattermost-team-10.11.8-linux-amd64.tar.gz; or a file on the machine that
     the run is started on, which is sent over SSH."""
 
     sha256: Annotated[Any, AfterValidator(_sha256), Field(json_schema_extra={"type": "string"})]
     """Its SHA-256: 64 hex digits, or `!file PATH` to a file in which it is the first word."""
+
+    @property
+    def file(self) -> str | None:
+        """The file on the machine that the run is started on; None when the node downloads it."""
+        return None if "://" in self.source else self.source
+
+    def sum(self, folder: Path) -> str:
+        """The SHA-256 in hex.
+
+        Args:
+            folder: of the site file.
+
+        Raises:
+            SecretError: when the file that holds it cannot be read or holds none.
+        """
+        found = self.sha256
+        if isinstance(found, FileRef):
+            try:
+                found = (found.path(folder).read_text().split() or [""])[0]
+            except (OSError, UnicodeDecodeError) as error:
+                raise SecretError(f"cannot be read: {getattr(error, 'strerror', error)}") from None
+            if not re.fullmatch(r"[0-9a-f]{64}", found):
+                raise SecretError("the first word of this file is no SHA-256 (64 hex digits in small letters)")
+        return str(found)
+
+
+class ReleaseSettings(Download):
+    """Where the release comes from."""
 
     keep: Annotated[int, Field(ge=1, le=20)] = 3
     """How many releases stay on the node, this one included, for the way back."""
@@ -94,6 +122,34 @@ class SignOnSettings(StrictModel):
     api_token: SecretRef | None = None
     """Personal access token of a GitLab administrator, scope `api`: then the application is looked up through GitLab's
     API. Default: through `gitlab-rails runner` on a Rails node, which takes longer and needs no token."""
+
+
+PLUGIN = "com.github.manland.mattermost-plugin-gitlab"
+"""Id of the GitLab plugin (its plugin.json)."""
+
+
+class GitlabPluginSettings(Download):
+    """The GitLab plugin: notifications, `/gitlab`, a sidebar. Needs `sign_on`'s way to GitLab, not sign-on itself."""
+
+    application: Annotated[str, Field(min_length=1, max_length=255)] = "Mattermost GitLab plugin"
+    """Name of its own OAuth application in GitLab."""
+
+    credentials: SecretRef
+    """Id and secret of that application, as for `sign_on`: a `!file` that does not exist is made."""
+
+    settings: dict[str, Any] = {}
+    """Further settings of the plugin, by their keys in its plugin.json, such as `gitlabgroup`. GitLab's URL and the
+    application are set; the keys for encryption and webhooks are made once and stay in the server's config.json."""
+
+
+class SlashCommandSettings(StrictModel):
+    """A slash command that reaches one GitLab project (`/TRIGGER issue new ...`)."""
+
+    team: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{1,63}$", description="the name in the team's URL")]
+    """Team in Mattermost; it must exist."""
+
+    trigger: Annotated[str, Field(pattern=r"^[^\s/][^\s]{0,127}$", description="a word without /")]
+    """The word after the slash."""
 
 
 class MattermostSettings(StrictModel):
@@ -150,10 +206,11 @@ class MattermostSettings(StrictModel):
                 raise SecretError("the first word of this file is no SHA-256 (64 hex digits in small letters)")
         return str(found)
 
-    @property
-    def file(self) -> str | None:
-        """The release's file on the machine that the run is started on; None when the node downloads it."""
-        return None if "://" in self.release.source else self.release.source
+    gitlab_plugin: GitlabPluginSettings | None = None
+    """The GitLab plugin."""
+
+    slash_commands: dict[str, SlashCommandSettings] = {}
+    """Slash commands for GitLab projects, by the project's full path."""
 
     @property
     def number(self) -> tuple[int, ...]:

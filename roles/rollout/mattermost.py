@@ -12,7 +12,7 @@ from pyinfra import state as pyinfra_state
 from pyinfra.api.host import Host
 from pyinfra.api.state import State
 
-from roles.mattermost import application, facts, render, sign_on
+from roles.mattermost import application, facts, plugin, render, sign_on, slash
 from roles.mattermost.plan import Database, MattermostPlan, plan
 from roles.mattermost.settings import MattermostSettings
 from roles.node import remote
@@ -84,7 +84,7 @@ class MattermostRun:
         """Whether this run looks at the OAuth application in GitLab. Through the API that is quick; gitlab-rails runner
         takes half a minute, too long for every run of site.py."""
         wanted = self.settings.sign_on
-        return wanted is not None and (wanted.api_token is not None or "mattermost.py" in deploys)
+        return bool(wanted and wanted.api_token) or bool({"mattermost.py", "verify.py"} & set(deploys))
 
     @property
     def database_password(self) -> Secret:
@@ -96,9 +96,16 @@ class MattermostRun:
         """The database's certificate authority, a file here."""
         return self.site.file(self.settings.database.ca) if self.settings.database.ca else None
 
+    @property
+    def credentials(self) -> application.Credentials | None:
+        """Id and secret of the OAuth application for sign-on, as they are kept now."""
+        if self.settings.sign_on is None:
+            return None
+        return application.credentials(self.site, application.for_sign_on(self.site))
+
     def files(self) -> tuple[File, ...]:
         """The server's files, with the credentials of sign-on as they are kept now."""
-        return render.files(self.site, application.credentials(self.site) if self.settings.sign_on else None)
+        return render.files(self.site, self.credentials)
 
     def proxy_files(self, https: bool = True) -> tuple[File, ...]:
         """nginx's files.
@@ -239,17 +246,27 @@ def _decide(run: MattermostRun, found: NodeState) -> tuple[str, ...]:
         found,
         run.files(),
         run.proxy_files(),
-        run.settings.release_sha256(run.site.dir),
+        run.settings.release.sum(run.site.dir),
         database,
         repair,
         failed,
+        *_integrations(run, found),
     )
     return run.plan.refused
 
 
+def _integrations(run: MattermostRun, found: NodeState) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What of the GitLab plugin, and of the slash commands, is not as declared."""
+    wanted = run.settings
+    if facts.service(found).active:
+        return tuple(plugin.look(run)), tuple(slash.look(run))
+    absent = "Mattermost does not run yet"
+    return (absent,) if wanted.gitlab_plugin else (), (absent,) if wanted.slash_commands else ()
+
+
 def _sign_on(run: MattermostRun, found: NodeState) -> tuple[str, str]:
     """Why the OAuth application has to be made or repaired, and what else of sign-on does not work."""
-    known = application.credentials(run.site)
+    known = run.credentials
     if known is None:
         return "there are no credentials yet", ""
     if not facts.service(found).active:
@@ -257,7 +274,7 @@ def _sign_on(run: MattermostRun, found: NodeState) -> tuple[str, str]:
     seen: application.Application | str | None = None
     if run.looks_at_application:
         try:
-            seen = application.look(run.site, run.rails)
+            seen = application.look(run.site, application.for_sign_on(run.site), run.rails)
         except StepError as error:
             seen = str(error)
     failed = [check for check in sign_on.walk(run.site, run.server, known, seen) if not check.ok]

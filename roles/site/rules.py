@@ -352,9 +352,9 @@ def check_secrets(site: Site, data: Mapping[str, Any]) -> Iterator[Found]:
         if named and not site.file(named).is_file():
             yield Found(("ssh", key), "there is no such file", str(site.file(named)), "an existing file")
     for loc, ref in _refs((), data):
-        if loc[:2] == ("mail", "tokens") or loc == ("mattermost", "release", "sha256"):
+        if loc[:2] == ("mail", "tokens") or loc in mattermost.SUMS:
             continue
-        if loc == mattermost.CREDENTIALS and isinstance(ref, FileRef) and not ref.path(site.dir).exists():
+        if loc in mattermost.MADE and isinstance(ref, FileRef) and not ref.path(site.dir).exists():
             continue  # made by the run
         try:
             value = site.secret(ref).reveal()

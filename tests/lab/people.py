@@ -118,5 +118,17 @@ def hello(url: str, ca: str, username: str, password: str) -> dict[str, Any]:
         connection.close()
 
 
+def slash(url: str, ca: str, username: str, password: str, team: str, command: str) -> dict[str, Any]:
+    """Type a slash command in the main channel of a team, after joining it, and return what came back."""
+    client = _log_in(url, ca, username, password)
+    found = client.get(f"{url}/api/v4/teams/name/{team}", timeout=30).json()
+    me = client.get(f"{url}/api/v4/users/me", timeout=30).json()
+    member = {"team_id": found["id"], "user_id": me["id"]}
+    client.post(f"{url}/api/v4/teams/{found['id']}/members", json=member, timeout=30)
+    channel = client.get(f"{url}/api/v4/teams/{found['id']}/channels/name/town-square", timeout=30).json()
+    asked = {"channel_id": channel["id"], "team_id": found["id"], "command": command}
+    return dict(client.post(f"{url}/api/v4/commands/execute", json=asked, timeout=30).json())
+
+
 if __name__ == "__main__":
     print(json.dumps(globals()[sys.argv[1]](**json.load(sys.stdin))))

@@ -273,6 +273,26 @@ def test_a_database_with_another_certificate_is_refused(healed: LabSite) -> None
     assert healed.verify().check("chat-1", "database mattermost on")["verdict"] == "as declared"
 
 
+def test_the_mail_server_is_tried(healed: LabSite) -> None:
+    """mail-1 takes mail without TLS; the password is never sent in the clear."""
+    mail = '    EmailSettings: {SMTPServer: mail.lab.test, SMTPPort: "25", SendEmailNotifications: true'
+    healed.edit(("    LogSettings: {", mail + "}\n    LogSettings: {"))
+    healed.ok(deploy="mattermost")
+    assert healed.verify().check("chat-1", "mail through mail.lab.test:25")["found"] == "it answers"
+    secret = healed.folder / "secrets" / "chat_smtp_password"
+    secret.touch(mode=0o600)
+    secret.write_text("smtp-s3cret-of-chat")
+    more = f", SMTPUsername: u, SMTPPassword: !file {secret}, EnableSMTPAuth: true"
+    healed.edit(("    LogSettings: {", mail + more + "}\n    LogSettings: {"))
+    assert "sent over TLS alone" in healed.run(deploy="mattermost").screen
+    healed.edit(("    LogSettings: {", mail + more + ", ConnectionSecurity: STARTTLS}\n    LogSettings: {"))
+    healed.ok(deploy="mattermost")
+    result = healed.verify()
+    assert result.check("chat-1", "mail through")["verdict"] == "differs", "mail-1 offers no TLS"
+    assert "smtp-s3cret-of-chat" not in result.stdout + result.screen
+    secret.unlink()
+
+
 def test_through_a_node_and_without_an_administrator(healed: LabSite) -> None:
     """The database server as a node sees it; and a role that somebody else made, whose password is wrong."""
     healed.edit(("      user: dba\n", "      user: dba\n      through: gitlab-2\n"))

@@ -53,6 +53,7 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "secrets" / "chat.example.com.key").write_text(key)
     for name in ("chat.example.com.pem", "postgres-ca.pem"):
         (folder / name).write_text(certificate)
+    (folder / "mattermost-plugin-gitlab-v1.10.0-linux-amd64.tar.gz").touch()
     (folder / "mattermost-team-10.11.8-linux-amd64.tar.gz.sha256").write_text(f"{'0' * 64}  mattermost.tar.gz\n")
     sops = folder / "bin" / "sops"
     sops.write_text('#!/bin/sh\nprintf "%s" "sops:$*"\n')
