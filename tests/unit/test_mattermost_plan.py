@@ -64,7 +64,8 @@ def test_a_fresh_node(site):
     made = decide(site, fresh(site), Database(todo), "there are no credentials yet")
     assert steps(made) == {
         "packages": ("nginx", "postgresql-client", "curl"),
-        "prepare": ("make the account mattermost", *(f"make {path}" for path in facts.folders(chat_sites.wanted(site)))),
+        "prepare": ("make the account mattermost",
+                    *(f"make {path}" for path in facts.folders(chat_sites.wanted(site)))),
         "bring": True, "switch": True, "database": todo, "application": "there are no credentials yet",
         "changes": [render.ENVIRONMENT, render.UNIT, render.CA], "start": True,
         "site": [proxy.CONFIG, proxy.CERTIFICATE, proxy.KEY], "load": True, "admin": True,
@@ -378,7 +379,8 @@ def test_the_release_before_an_upgrade_stays_for_the_way_back(site):
 
 @pytest.mark.xfail(
     strict=True,
-    reason="roles/mattermost/release.py: surplus() knows nothing of the release in use: an upgrade removes it when newer "
+    reason="roles/mattermost/release.py: surplus() knows nothing of the release in use: an upgrade removes it "
+    "when newer "
     "ones that were never in use (or were left by a restored backup) lie beside it",
 )
 def test_the_release_before_an_upgrade_stays_beside_newer_ones(site):

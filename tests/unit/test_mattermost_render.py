@@ -118,7 +118,8 @@ def test_what_is_shown_has_as_many_lines(value):
 
 @pytest.mark.xfail(
     strict=True,
-    reason="roles/mattermost/render.py: assignment() counts the lines of a secret with splitlines(), which leaves out the "
+    reason="roles/mattermost/render.py: assignment() counts the lines of a secret with splitlines(), which "
+    "leaves out the "
     "last line end: the diff is off by one line from there on, and can show a line beside the wrong one",
 )
 @pytest.mark.parametrize("value", ["a\n", "a\n\n", "\n"])
@@ -208,7 +209,8 @@ def test_the_operators_own_connections_stay(tmp_path, own, merged, place):
 
 @pytest.mark.xfail(
     strict=True,
-    reason="roles/mattermost/render.py: environment() merges AllowedUntrustedInternalConnections with str() of a Secret: the "
+    reason="roles/mattermost/render.py: environment() merges AllowedUntrustedInternalConnections with str() of "
+    "a Secret: the "
     "server is told ******** instead of the operator's own",
 )
 def test_connections_that_come_from_a_reference_stay(tmp_path):
@@ -250,7 +252,8 @@ def test_secrets_in_settings_and_environment_stay_secrets(tmp_path):
 @pytest.mark.xfail(
     strict=True,
     raises=TypeError,
-    reason="roles/mattermost/keys.py: a reference inside a key of type map (PluginSettings.Plugins) is let through by the "
+    reason="roles/mattermost/keys.py: a reference inside a key of type map (PluginSettings.Plugins) is let "
+    "through by the "
     "rules, and ends the run in text() with a TypeError of json",
 )
 def test_a_secret_of_a_plugin(tmp_path):

@@ -1,4 +1,4 @@
-"""Every mistake in the section `mattermost` is named with line, key, what was found and what is allowed; all at once."""
+"""Every mistake in the section `mattermost` is told with line, key, what was found, what is allowed; all at once."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ MISTAKES = {
         ["exactly one node with the role mattermost", "no such node", "roles: [mattermost] on one node"],
     ),
     "two nodes": (
-        [("roles: [gitaly]", "roles: [mattermost]")], "", "mattermost", ["exactly one node", "gitaly-1, chat-1", "licence"],
+        [("roles: [gitaly]", "roles: [mattermost]")], "", "mattermost",
+        ["exactly one node", "gitaly-1, chat-1", "licence"],
     ),
     "beside another role": (
         [("[mattermost]", "[mattermost, gitaly]")], "", "nodes.chat-1.roles",
@@ -78,7 +79,8 @@ MISTAKES = {
     ),
     "version with a v": ([("10.11.8", "v10.11.8")], "", "mattermost.version", ["'v10.11.8'", "three numbers"]),
     "unknown key of the section": (
-        [("  site_url", "  siteurl: x\n  site_url")], "", "mattermost.siteurl", ["unknown key", 'did you mean "site_url"?'],
+        [("  site_url", "  siteurl: x\n  site_url")], "", "mattermost.siteurl",
+        ["unknown key", 'did you mean "site_url"?'],
     ),
     "unknown setting": (
         [], settings("EmailSettings.SMTPSever: x"), "mattermost.settings.EmailSettings.SMTPSever",
@@ -242,7 +244,8 @@ MISTAKES = {
         ["has not one certificate", "none of them", "certificate and key, or acme"],
     ),
     "a certificate without its key": (
-        [("    key: !file secrets/key\n", "")], "", "mattermost.proxy", ["has not one certificate", "found: certificate"],
+        [("    key: !file secrets/key\n", "")], "", "mattermost.proxy",
+        ["has not one certificate", "found: certificate"],
     ),
     "two certificates": (
         [("    certificate", "    acme: {}\n    certificate")], "", "mattermost.proxy",
@@ -509,14 +512,16 @@ def test_credentials_that_do_not_exist_yet_are_fine(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "key"),
-    [("db", "mattermost.database.password"), ("token", "mattermost.sign_on.api_token"), ("admin", "mattermost.admin.password"),
+    [("db", "mattermost.database.password"), ("token", "mattermost.sign_on.api_token"),
+     ("admin", "mattermost.admin.password"),
      ("smtp", "mattermost.settings.EmailSettings.SMTPPassword"), ("key", "mattermost.proxy.key")],
 )  # fmt: skip
 @pytest.mark.parametrize("how", ["absent", "empty", "mode"])
 def test_a_secret_that_cannot_be_had_is_told_with_its_key(tmp_path, request, name, key, how):
     if name in ("db", "smtp", "key"):
         reason = (
-            "roles/mattermost/rules.py: check_files() asks again for a secret that could not be had, so load() ends with a "
+            "roles/mattermost/rules.py: check_files() asks again for a secret that could not be had, so load() "
+            "ends with a "
             "bare SecretError: no line, no key, and no other problem of the file"
         )
         request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
@@ -537,7 +542,8 @@ def test_a_secret_that_cannot_be_had_is_told_with_its_key(tmp_path, request, nam
 @pytest.mark.xfail(
     strict=True,
     raises=AttributeError,
-    reason="roles/mattermost/rules.py: _version() splits a number: `version: 10.11`, a float in YAML, ends load() with an "
+    reason="roles/mattermost/rules.py: _version() splits a number: `version: 10.11`, a float in YAML, ends "
+    "load() with an "
     "AttributeError",
 )
 @pytest.mark.parametrize("text", ["10.11", "10"])
@@ -568,7 +574,8 @@ def refused(folder, text, key=None):
 
 @pytest.mark.xfail(
     strict=True,
-    reason="roles/mattermost/rules.py: _environment() compares names with case, but the server takes mm_... for MM_... too "
+    reason="roles/mattermost/rules.py: _environment() compares names with case, but the server takes mm_... for "
+    "MM_... too "
     "(config/environment.go, strings.ToUpper): our own keys can be overridden",
 )
 @pytest.mark.parametrize("name", ["mm_sqlsettings_datasource", "Mm_ServiceSettings_SiteURL", "mm_gitlabsettings_id"])
@@ -591,7 +598,8 @@ def test_no_literal_of_the_environment_holds_a_control_character(tmp_path, more)
 
 @pytest.mark.xfail(
     strict=True,
-    reason="roles/mattermost/rules.py: a mapping where a text, number or list belongs, or in an unknown section, is passed "
+    reason="roles/mattermost/rules.py: a mapping where a text, number or list belongs, or in an unknown "
+    "section, is passed "
     "over in silence when it is empty (_section() only looks at what is in it)",
 )
 @pytest.mark.parametrize("line", ["EmailSettings.SMTPServer: {}", "NoSuchSettings.NoSuchKey: {}"])
@@ -674,7 +682,8 @@ def test_a_version_of_the_wrong_form_is_no_old_one(tmp_path):
 
 @pytest.mark.xfail(
     strict=True,
-    reason="roles/mattermost/rules.py: a variable of a known key may be in `environment` beside the same key in `settings`, "
+    reason="roles/mattermost/rules.py: a variable of a known key may be in `environment` beside the same key in "
+    "`settings`, "
     "and silently wins",
 )
 def test_a_key_that_is_said_twice(tmp_path):

@@ -32,6 +32,7 @@ GITLAB, CHAT = "https://gitlab.example.com", "https://chat.example.com"
 URIS = (f"{CHAT}/signup/gitlab/complete", f"{CHAT}/login/gitlab/complete")
 NOW = 1_800_000_000
 THERE = Application(UID, (), True)
+KNOWN = (UID, Secret(SECRET))
 
 
 def answer(status: int, body: str = "", **headers: str) -> str:
@@ -76,7 +77,7 @@ def site(tmp_path):
 def walk(site, monkeypatch):
     """Walk with some answers of the node replaced; what was asked is in `walk.run.asked`."""
 
-    def go(found=THERE, known=(UID, Secret(SECRET)), site=site, **spoilt):
+    def go(found=THERE, known=KNOWN, site=site, **spoilt):
         answers = WELL | {key.replace("__", "/"): value for key, value in spoilt.items()}
 
         def act(command, stdin):
@@ -489,7 +490,8 @@ def test_where_they_cannot_be_kept_is_told(tmp_path, runner):
 
 @pytest.mark.xfail(
     strict=True,
-    reason="roles/mattermost/application.py: repair() first has GitLab renew the secret and only then finds that it cannot be "
+    reason="roles/mattermost/application.py: repair() first has GitLab renew the secret and only then finds "
+    "that it cannot be "
     "kept: the old one is void, the new one lost",
 )
 def test_gitlab_is_left_alone_when_nothing_can_be_kept(tmp_path, runner):
@@ -598,7 +600,10 @@ class CLASSNAME
   class List
     def initialize(model, found) = (@model, @found = model, found)
     def to_a = @found.dup
-    def new(attributes) = @model.new({ 'owner_id' => nil, 'scopes' => '', 'confidential' => true, 'trusted' => false }.merge(attributes))
+    def new(attributes)
+      defaults = { 'owner_id' => nil, 'scopes' => '', 'confidential' => true, 'trusted' => false }
+      @model.new(defaults.merge(attributes))
+    end
   end
   def initialize(attributes) = attributes.each { |k, v| public_send("#{k}=", v) }
   def update!(attributes)
@@ -638,7 +643,8 @@ MADE = {
 def ruby(there, repair, model="Authn::OauthApplication", **wanted):
     """Run application.rb: its answer, how often something was saved, and what is there afterwards."""
     data = base64.b64encode(json.dumps(WANTED | {"repair": repair} | wanted).encode()).decode()
-    code = f"{STUB.replace('CLASSNAME', model)}\nrequire 'base64'\nwanted = JSON.parse(Base64.decode64('{data}'))\n{PROGRAM}"
+    given = f"require 'base64'\nwanted = JSON.parse(Base64.decode64('{data}'))"
+    code = f"{STUB.replace('CLASSNAME', model)}\n{given}\n{PROGRAM}"
     if model.startswith("Doorkeeper"):
         code = f"module Doorkeeper; end\n{code}"
     done = subprocess.run(

@@ -162,7 +162,7 @@ def test_another_reason_than_the_password_is_told(cluster, monkeypatch):
         yield there
 
     monkeypatch.setattr(there, "connect", no_entry)
-    with pytest.raises(StepError, match="no pg_hba.conf entry"):
+    with pytest.raises(StepError, match=r"no pg_hba\.conf entry"):
         server().look()
 
 
