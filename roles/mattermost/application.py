@@ -131,6 +131,13 @@ def repair(site: Site, wanted: Registration, rails: Host) -> None:
         StepError: GitLab refused, or it cannot be kept, and why.
     """
     path = path_of(site, wanted)
+    try:
+        kept.check(path)
+    except OSError as error:
+        why = error.strerror
+        raise StepError(
+            f"the credentials of {wanted.name} cannot be kept in {path}: {why}. Nothing was changed."
+        ) from error
     found = _ask(site, wanted, rails, repair=True)
     if found.secret is None or found.uid is None:
         return

@@ -176,7 +176,7 @@ def wrong_machine(settings: MattermostSettings, state: NodeState) -> str:
     names = {"x86_64": "amd64", "aarch64": "arm64"}
     if built and machine and names.get(machine) != built.group(1):
         return (
-            f"the release is for {built.group(1)}, this node is {machine}. Name the one for this machine; Mattermost is "
+            f"the release is for {built.group(1)}, this node is {machine}. Name the one for it; Mattermost is "
             "built for amd64 and arm64 alone."
         )
     return ""

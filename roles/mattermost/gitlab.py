@@ -51,7 +51,10 @@ def run_ruby(rails: Host, name: str, wanted: Mapping[str, Any], subject: str) ->
     if not got.ok or not lines:
         why = scrub((got.stderr.strip().splitlines() or ["it printed nothing"])[0])
         raise StepError(f"gitlab-rails runner on {rails.name} could not look at {subject}: {why}")
-    answer: dict[str, Any] = json.loads(lines[-1].removeprefix(MARK))
+    try:
+        answer: dict[str, Any] = json.loads(lines[-1].removeprefix(MARK))
+    except json.JSONDecodeError:
+        raise StepError(f"gitlab-rails runner on {rails.name}: its answer is not whole. Run again.") from None
     return answer
 
 

@@ -62,11 +62,13 @@ def problem(name: str, value: Any, version: tuple[int, ...]) -> tuple[str, str] 
         )
     if key.only == "older" and version >= NEWER:
         return ("does not exist any more in Mattermost 11.4", "no such key")
-    if key.only == "newer" and version[:2] <= OLDER:
+    if key.only == "newer" and version and version[:2] <= OLDER:
         return ("does not exist yet in Mattermost 9.9", "no such key")
     kind = PYTHON[key.type]
     if not isinstance(value, kind) or (key.type == "int" and isinstance(value, bool)):
         return ("is of the wrong type", WORDS[key.type])
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return ("does not fit into 64 bits, and the server would ignore it", WORDS["int"])
     # The server splits a list at spaces (config/environment.go), so an item with one cannot be said, nor an empty list.
     if isinstance(value, list) and not all(isinstance(item, str) and item and " " not in item for item in value or [0]):
         return ("cannot be said in the environment", WORDS["list"] + ", not empty")

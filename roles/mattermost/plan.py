@@ -166,7 +166,7 @@ def plan(
         admin=settings.admin is not None and not facts.has_admin(state),
         plugin=plugin,
         slash=slash,
-        prune=tuple(release.surplus({**here, target: sha256}, settings)),
+        prune=tuple(release.surplus({**here, target: sha256}, settings, current)),
         sign_on=sign_on,
     )
     refused = _refused(settings, state, out, here, current) + _database(settings, settings.database, database)

@@ -123,15 +123,16 @@ def switch(host: Host, version: str) -> None:
         raise StepError(f"{CURRENT} could not be pointed at {folder(version)}: {_last(got.stderr)}.")
 
 
-def surplus(releases: Mapping[str, str], settings: MattermostSettings) -> list[str]:
-    """Folders of releases to remove: the oldest beyond `release.keep`, never the declared one.
+def surplus(releases: Mapping[str, str], settings: MattermostSettings, current: str) -> list[str]:
+    """Folders of releases to remove: the oldest beyond `release.keep`, never the declared one or the one in use.
 
     Args:
         releases: SHA-256 by folder, as found; without one a folder is not ours and stays.
+        current: the folder in use: the way back from an upgrade.
     """
     ours = sorted((path for path, sum_ in releases.items() if sum_ and number(path)), key=number, reverse=True)
     others = [path for path in ours if path != folder(settings.version)]
-    return others[settings.release.keep - 1 :]
+    return [path for path in others[settings.release.keep - 1 :] if path != current]
 
 
 def prune(host: Host, paths: list[str]) -> None:

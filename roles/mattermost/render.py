@@ -117,14 +117,33 @@ def environment(site: Site, credentials: tuple[str, Secret] | None) -> list[Vari
     if wanted.sign_on and credentials:
         out |= _sign_on(site.gitlab.external_url.rstrip("/"), *credentials)
     for name, value in _flat(wanted.settings):
-        out[keys.variable(name)] = site.secret(value) if isinstance(value, SecretRef) else keys.text(value)
+        out[keys.variable(name)] = _value(site, value)
     for name, word in wanted.environment.items():
         out[name] = site.secret(word) if isinstance(word, SecretRef) else word
     if wanted.sign_on:  # plugins and webhooks may reach GitLab, also at a private address
         host = str(urlsplit(site.gitlab.external_url).hostname)
-        allowed = str(out.get(_INTERNAL, "")).split()
+        given = out.get(_INTERNAL, "")
+        allowed = (given.reveal() if isinstance(given, Secret) else given).split()
         out[_INTERNAL] = " ".join(allowed if host in allowed else [*allowed, host])
     return list(out.items())
+
+
+def _value(site: Site, value: Any) -> str | Secret:
+    """A setting as text; a map with a secret in it is a secret as a whole."""
+    if isinstance(value, SecretRef):
+        return site.secret(value)
+    found: list[Secret] = []
+
+    def resolve(one: Any) -> Any:
+        if isinstance(one, SecretRef):
+            found.append(site.secret(one))
+            return found[-1].reveal()
+        if isinstance(one, Mapping):
+            return {key: resolve(inner) for key, inner in one.items()}
+        return [resolve(inner) for inner in one] if isinstance(one, list) else one
+
+    text = keys.text(resolve(value))
+    return Secret(text) if found else text
 
 
 def _sign_on(gitlab: str, application: str, secret: Secret) -> dict[str, str | Secret]:
@@ -167,7 +186,7 @@ def assignment(name: str, value: str | Secret, reveal: bool) -> str:
     escaped, and a value may go over several lines."""
     text = value.reveal() if isinstance(value, Secret) else value
     if isinstance(value, Secret) and not reveal:  # line for line the same shape
-        text = "\n".join([MASK] * max(1, len(text.splitlines())))
+        text = "\n".join([MASK] * len(f"x{text}x".splitlines()))
     for sign in '\\"`$':
         text = text.replace(sign, f"\\{sign}")
     return f'{name}="{text}"\n'

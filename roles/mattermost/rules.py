@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from roles.gitlab.settings import MATTERMOST_ROLE
+from cryptography import x509
+
+from roles.gitlab.settings import MATTERMOST_ROLE, RAILS_ROLES
 from roles.mattermost import keys
 from roles.proxy import certificate
 from roles.site.errors import SecretError
@@ -37,21 +39,26 @@ OURS = {
 }
 """Keys that follow from other keys of the site file, and where to say them."""
 
-SECRETS = re.compile(r"(password|secret|secretkey|salt|encryptkey|apikey|token|secretaccesskey)$", re.I)
+SECRETS = re.compile(r"(password|splitkey|secret|secretkey|salt|encryptkey|apikey|token|secretaccesskey)$", re.I)
 """Ends of the names of keys that hold secrets; `...Location` and the like end otherwise."""
+
+
+UNSAYABLE = ("SqlSettings.DataSourceReplicas", "SqlSettings.DataSourceSearchReplicas")
+"""Keys that hold passwords inside of a list."""
+_CONTROL = re.compile(r"[\0-\x08\x0b-\x1f\x7f]")
 
 
 def check(data: Mapping[str, Any]) -> Iterator[Found]:
     """Every broken rule."""
     yield from _nodes(data)
     if isinstance(get(data, "mattermost"), Mapping):
-        for rule in (_certificate, _edition, _settings, _mail, _environment, _through, _integrations):
+        for rule in (_certificate, _edition, _settings, _mail, _environment, _through, _integrations, _rails):
             yield from rule(data)
 
 
 def _version(data: Mapping[str, Any]) -> tuple[int, ...]:
-    text = get(data, "mattermost", "version")
-    return tuple(int(part) for part in text.split(".")) if re.fullmatch(r"\d+(\.\d+)*", str(text)) else ()
+    text = str(get(data, "mattermost", "version"))
+    return tuple(int(part) for part in text.split(".")) if re.fullmatch(r"\d+\.\d+\.\d+", text) else ()
 
 
 def _setting(data: Mapping[str, Any], section: str, key: str) -> Any:
@@ -105,16 +112,25 @@ def _settings(data: Mapping[str, Any]) -> Iterator[Found]:
         loc: Loc = ("mattermost", "settings", section)
         if section == "GitLabSettings":
             yield Found(loc, "is set by this program", "", "mattermost.sign_on")
-        elif isinstance(values, Mapping):
+        elif isinstance(values, Mapping) and values:
             yield from _section(loc, section, values, _version(data))
+        else:
+            yield Found(loc, "holds no settings", repr(values), "the section's keys and values")
+    size = _setting(data, "FileSettings", "MaxFileSize")
+    if isinstance(size, int) and size < 0:
+        loc = ("mattermost", "settings", "FileSettings", "MaxFileSize")
+        yield Found(loc, "is no size", str(size), "bytes")
 
 
 def _section(loc: Loc, prefix: str, values: Mapping[str, Any], version: tuple[int, ...]) -> Iterator[Found]:
     for key, value in values.items():
         here, name = (*loc, str(key)), f"{prefix}.{key}"
         known = keys.catalogue().get(name)
-        if isinstance(value, Mapping) and not (known and known.type == "map"):
+        if isinstance(value, Mapping) and not known and any(other.startswith(f"{name}.") for other in keys.catalogue()):
             yield from _section(here, name, value, version)
+        elif name in UNSAYABLE:
+            message = "holds passwords, and a list of the environment cannot take them from references"
+            yield Found(here, message, "", "the System Console (a licensed feature)")
         elif name in OURS:
             yield Found(here, "is set by this program", "", OURS[name])
         elif isinstance(value, SecretRef):
@@ -123,12 +139,23 @@ def _section(loc: Loc, prefix: str, values: Mapping[str, Any], version: tuple[in
                 yield Found(here, told[0], "a secret reference", told[1])
         else:
             told = keys.problem(name, value, version)
+            yield from _map(here, value)
             secret = isinstance(value, str) and value and SECRETS.search(str(key))
             if told:
                 yield Found(here, told[0], "" if secret else repr(value), told[1])
             elif secret:
                 message = "a secret must be a reference, never the value itself"
                 yield Found(here, message, "a literal (not shown)", "!env NAME, !file PATH or !command LINE")
+
+
+def _map(loc: Loc, value: Any) -> Iterator[Found]:
+    """Literals in a key of type map whose own keys are names of secrets; and what no environment can have."""
+    for place, leaf in _leaves(loc, value):
+        if isinstance(leaf, str) and _CONTROL.search(leaf):
+            yield Found(place, "holds a control character, which systemd lets no environment have", repr(leaf))
+        elif isinstance(value, Mapping) and isinstance(leaf, str) and leaf and SECRETS.search(str(place[-1])):
+            message = "a secret must be a reference, never the value itself"
+            yield Found(place, message, "a literal (not shown)", "!env NAME, !file PATH or !command LINE")
 
 
 def _mail(data: Mapping[str, Any]) -> Iterator[Found]:
@@ -147,15 +174,34 @@ def _mail(data: Mapping[str, Any]) -> Iterator[Found]:
 
 def _environment(data: Mapping[str, Any]) -> Iterator[Found]:
     ours = {keys.variable(name): told for name, told in OURS.items()} | {"MM_CONFIG": "nothing: it is set here"}
+    said = {
+        keys.variable(".".join(map(str, loc[2:]))): ".".join(map(str, loc))
+        for loc, _ in _leaves(("mattermost", "settings"), get(data, "mattermost", "settings"))
+    }
     for name, value in items(data, "mattermost", "environment"):
         loc: Loc = ("mattermost", "environment", name)
+        upper = (
+            name.upper() if name.upper().startswith("MM_") else name
+        )  # the server takes both (config/environment.go)
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             yield Found(loc, "is no name of an environment variable", repr(name), "letters, digits and _")
-        elif name in ours or name.startswith("MM_GITLABSETTINGS_"):
-            yield Found(loc, "is set by this program", "", ours.get(name, "mattermost.sign_on"))
+        elif upper in ours or upper.startswith("MM_GITLABSETTINGS_"):
+            yield Found(loc, "is set by this program", "", ours.get(upper, "mattermost.sign_on"))
+        elif upper in said:
+            yield Found(loc, f"is said by {said[upper]} too", name, "one of them")
+        elif isinstance(value, str) and _CONTROL.search(value):
+            yield Found(loc, "holds a control character, which systemd lets no environment have", repr(value))
         elif isinstance(value, str) and value and SECRETS.search(name):
             message = "a secret must be a reference, never the value itself"
             yield Found(loc, message, "a literal (not shown)", "!env NAME, !file PATH or !command LINE")
+
+
+def _rails(data: Mapping[str, Any]) -> Iterator[Found]:
+    """Sign-on and the plugin ask a Rails node."""
+    for key in ("sign_on", "gitlab_plugin", "slash_commands"):
+        roles = [get(node, "roles") or [] for _, node in items(data, "nodes")]
+        if get(data, "mattermost", key) and all(words and not RAILS_ROLES & set(words) for words in roles):
+            yield Found(("mattermost", key), "needs a node with Rails in this site", "none", "roles: [application]")
 
 
 def _integrations(data: Mapping[str, Any]) -> Iterator[Found]:
@@ -211,15 +257,31 @@ def check_files(site: Site) -> Iterator[Found]:
             yield Found(("mattermost", name, "sha256"), str(error))
     if wanted.proxy.certificate and wanted.proxy.key and not any(loc[1] == "proxy" for loc, _ in missing):
         pem = site.file(wanted.proxy.certificate).read_bytes()
-        key = site.secret(wanted.proxy.key).reveal().encode()
-        for told in certificate.problems(pem, key, wanted.host, datetime.now(UTC)):
+        key = _reveal(site, wanted.proxy.key).encode()
+        for told in certificate.problems(pem, key, wanted.host, datetime.now(UTC)) if key else ():
             yield Found(("mattermost", "proxy", "certificate"), told)
+    if wanted.database.ca and site.file(wanted.database.ca).is_file():
+        try:
+            x509.load_pem_x509_certificates(site.file(wanted.database.ca).read_bytes())
+        except ValueError:
+            found = str(site.file(wanted.database.ca))
+            yield Found(
+                ("mattermost", "database", "ca"), "holds no certificate in PEM", found, "-----BEGIN CERTIFICATE-----"
+            )
     for place, ref in _environment_secrets(site):
-        if re.search(r"[\0-\x08\x0b-\x1f\x7f]", site.secret(ref).reveal()):
+        if _CONTROL.search(_reveal(site, ref)):
             yield Found(place, "holds a control character, which systemd lets no environment have", "(not shown)")
     password: Loc = ("mattermost", "database", "password")
-    if re.search(r"[\0\r\n]", site.secret(wanted.database.password).reveal()):
+    if re.search(r"[\0\r\n]", _reveal(site, wanted.database.password)):
         yield Found(password, "holds a line end or NUL", "(not shown)", "one line")
+
+
+def _reveal(site: Site, ref: SecretRef) -> str:
+    """A secret; empty when it cannot be had, which is told already."""
+    try:
+        return site.secret(ref).reveal()
+    except SecretError:
+        return ""
 
 
 def _environment_secrets(site: Site) -> Iterator[tuple[Loc, SecretRef]]:

@@ -69,7 +69,8 @@ def _ask(host: Host, url: str, *options: str, stdin: str = "") -> _Answer:
         said = got.stderr.strip().splitlines() or ["no reason was given"]
         return _Answer(int(rc), scrub(said[0].removeprefix("curl: ")))
     head, _, body = text.partition("\n\n")
-    while head.startswith("HTTP/1.1 1"):
+    # Interim answers (1xx), and what a proxy said when it opened the way.
+    while body.startswith("HTTP/"):
         head, _, body = body.partition("\n\n")
     status, *lines = head.split("\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
@@ -138,6 +139,7 @@ def _client(host: Host, gitlab: str, credentials: Credentials) -> Check:
     if said not in ("invalid_client", "invalid_grant"):
         cure = f"{gitlab}/oauth/token does not answer as GitLab does: is something between, or is external_url wrong?"
     declared = "GitLab knows them"
+    said = scrub(said)
     found = {"invalid_grant": "GitLab knows them", "invalid_client": "GitLab refuses them (invalid_client)"}.get(
         said, said
     )
@@ -199,4 +201,7 @@ def _server(site: Site, host: Host, gitlab: str, credentials: Credentials) -> Ch
     cure = "The server uses other settings than the site file's: run deploys/mattermost.py."
     if back not in redirect_uris(site):
         cure = "GitLab would refuse it (redirect URI mismatch): mattermost.site_url must be what people type."
-    return compare(host.name, subject, declared, f"{to} with {back}", ok, cure)
+    found = f"{to} with {back}"
+    if query["client_id"][0] != credentials[0]:
+        found += ", as another application"
+    return compare(host.name, subject, declared, found, ok, cure)

@@ -38,7 +38,7 @@ class Found:
     """What is on the server, as its administrator sees it."""
 
     role: bool
-    """The application's role is there and may log in."""
+    """The application's role is there."""
     password: bool
     """It can log in with the declared password."""
     owner: str | None
@@ -85,10 +85,12 @@ class Server:
                 autocommit=True,
             )
         except psycopg.OperationalError as error:
-            where = "mattermost.database.password"
+            told = cure(str(error), "mattermost.database.password")
             if self.settings.admin and user == self.settings.admin.user:
-                where = "mattermost.database.admin"
-            said = f"{cause(str(error))}. {cure(str(error), where)}"
+                told = cure(str(error), "mattermost.database.admin")
+                if "does not exist" in str(error):
+                    told = "Check mattermost.database.admin."
+            said = f"{cause(str(error))}. {told}"
             raise StepError(f"PostgreSQL on {self.settings.host} as {user}, from here: {said}") from None
         with connection:
             yield connection
@@ -104,7 +106,7 @@ class Server:
                 [wanted.name],
             ).fetchone()
         works = bool(role and role[0]) and self._logs_in(wanted.name if found else admin.database)
-        return Found(bool(role and role[0]), works, found[0] if found else None, found[1] if found else "")
+        return Found(role is not None, works, found[0] if found else None, found[1] if found else "")
 
     def _logs_in(self, database: str) -> bool:
         try:
@@ -113,6 +115,8 @@ class Server:
         except StepError as error:
             if "password authentication failed" in str(error):
                 return False
+            if "permission denied for database" in str(error):  # which is looked at after the password
+                return True
             raise
 
     def missing(self, found: Found) -> list[str]:
@@ -192,6 +196,7 @@ def cure(said: str, password: str) -> str:
         password: where the password comes from, in the site file.
     """
     for words, told in (
+        ("root certificate file", "Name mattermost.database.ca, or install ca-certificates."),
         ("password authentication failed", f"Check {password}."),
         ("does not exist", "With mattermost.database.admin it is made for you."),
         ("no pg_hba.conf entry", "Allow this address, with TLS, in the server's pg_hba.conf."),

@@ -52,13 +52,17 @@ def prove(host: Host, settings: DatabaseSettings, password: Secret, ca: Path | N
         StepError: with what libpq said, or what is wrong with what is there.
     """
     pem = ca.read_text() if ca else ""
-    got = remote.run(host, _command(settings, bool(pem)), stdin=f"{password.reveal()}\n{pem}")
+    got = remote.run(
+        host,
+        _command(settings, bool(pem)),
+        stdin=f"{password.reveal()}\n{pem}",
+    )
     where = f"the database {settings.name} on {settings.host}:{settings.port} as {settings.user}, from {host.name}"
     if not got.ok:
         told = cure(got.stderr, "mattermost.database.password; with database.admin it is set for you")
         raise StepError(f"{where}: {cause(got.stderr) or 'psql ended without a word'}. {told}")
-    version, encoding, owner, creates, tls = got.stdout.split()
-    found = Proof(int(version), encoding, owner, creates == "t", tls)
+    version, encoding, *owner, creates, tls = got.stdout.split()  # a name may have spaces
+    found = Proof(int(version), encoding, " ".join(owner), creates == "t", tls)
     if found.encoding != "UTF8":
         raise StepError(f"{where}: it is in {found.encoding}. It must be in UTF8; make another database.")
     if not found.creates:
@@ -86,6 +90,6 @@ def _command(settings: DatabaseSettings, ca: bool) -> str:
     # The environment of a process is readable by its own user and root alone; its command line by everybody.
     return (
         'IFS= read -r PGPASSWORD; export PGPASSWORD; ca=$(mktemp) || exit 1; trap \'rm -f "$ca"\' EXIT; cat > "$ca"; '
-        + ('export PGSSLROOTCERT="$ca"; ' if ca else "")
+        + ('export PGSSLROOTCERT="$ca"; ' if ca and settings.sslmode.startswith("verify") else "")
         + f"psql -X -q -A -t -w -F ' ' -c {shlex.quote(_QUERY)} {shlex.quote(connection)}"
     )

@@ -4,9 +4,26 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from pathlib import Path
 
 from roles.site.secret import Secret
+
+
+def check(path: Path) -> None:
+    """See that a file can be written to `path`; its folder is made if absent (mode 0700).
+
+    Raises:
+        OSError: it cannot.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(error.errno, "its folder is a file") from error
+    if path.is_symlink() and not path.exists():
+        raise FileNotFoundError(errno.ENOENT, "it is a link to nowhere")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(errno.EACCES, "its folder cannot be written to")
 
 
 def keep(path: Path, value: Secret, replace: bool = False) -> None:
@@ -20,15 +37,10 @@ def keep(path: Path, value: Secret, replace: bool = False) -> None:
         FileExistsError: it exists by now, and `replace` is false.
         OSError: it cannot be written.
     """
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise NotADirectoryError(error.errno, "its folder is a file") from error
-    if path.is_symlink() and not path.exists():
-        raise FileNotFoundError(errno.ENOENT, "it is a link to nowhere")
+    check(path)
     # Written whole under another name first: a secret cut short by a full disk must never be found later.
-    staged = path.with_name(f".{path.name}.{os.getpid()}.new")
-    descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent)
+    staged = Path(name)
     try:
         with os.fdopen(descriptor, "w") as file:
             file.write(value.reveal() + "\n")

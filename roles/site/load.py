@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from pathlib import Path
@@ -40,9 +41,10 @@ def load(file: str | Path) -> Site:
     try:
         site = Site.model_validate(document.data)
     except ValidationError as error:
-        problems += [_problem(document, details) for details in error.errors(include_url=False)]
-    told = {problem.key for problem in problems}
-    problems += [problem for problem in _broken(document, rules.check(document.data)) if problem.key not in told]
+        told = [_problem(document, details) for details in error.errors(include_url=False)]
+        problems += list({(problem.line, problem.key): problem for problem in reversed(told)}.values())[::-1]
+    seen = {problem.key for problem in problems}
+    problems += [problem for problem in _broken(document, rules.check(document.data)) if problem.key not in seen]
     if problems or site is None:
         raise SiteFileError([problem for problem in problems if problem.message])
     site._path = path.resolve()
@@ -50,6 +52,9 @@ def load(file: str | Path) -> Site:
     if problems:
         raise SiteFileError(problems)
     return site
+
+
+_ALTERNATIVE = re.compile(r"^(str|function-[a-z]+\[.*\])$")
 
 
 def dotted(path: KeyPath) -> str:
@@ -65,7 +70,8 @@ def _broken(document: Document, found: typing.Iterable[Found]) -> list[Problem]:
 
 
 def _problem(document: Document, details: ErrorDetails) -> Problem:
-    loc: KeyPath = tuple(part for part in details["loc"] if part != "[key]")
+    # Of alternatives, such as text or a reference, pydantic tells each, with its name at the end.
+    loc: KeyPath = tuple(part for part in details["loc"] if part != "[key]" and not _ALTERNATIVE.match(str(part)))
     kind, context = details["type"], details.get("ctx", {})
     message, found, allowed, hint = details["msg"], _show(loc, details["input"]), "", ""
     if loc in document.broken:

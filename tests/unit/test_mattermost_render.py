@@ -116,12 +116,6 @@ def test_what_is_shown_has_as_many_lines(value):
     assert display.count("\n") == real.count("\n")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="roles/mattermost/render.py: assignment() counts the lines of a secret with splitlines(), which "
-    "leaves out the "
-    "last line end: the diff is off by one line from there on, and can show a line beside the wrong one",
-)
 @pytest.mark.parametrize("value", ["a\n", "a\n\n", "\n"])
 def test_what_is_shown_has_as_many_lines_at_the_end_too(value):
     display, real = assignment("B", Secret(value), False), assignment("B", Secret(value), True)
@@ -207,12 +201,6 @@ def test_the_operators_own_connections_stay(tmp_path, own, merged, place):
     assert told(tmp_path, SITE + more)[INTERNAL] == own
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="roles/mattermost/render.py: environment() merges AllowedUntrustedInternalConnections with str() of "
-    "a Secret: the "
-    "server is told ******** instead of the operator's own",
-)
 def test_connections_that_come_from_a_reference_stay(tmp_path):
     more = settings("ServiceSettings.AllowedUntrustedInternalConnections: !file secrets/smtp")
     got = told(tmp_path, SITE + SIGN_ON + more, smtp="10.1.2.0/24")
@@ -249,13 +237,6 @@ def test_secrets_in_settings_and_environment_stay_secrets(tmp_path):
     assert isinstance(got["MM_SQLSETTINGS_DATASOURCE"], Secret)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=TypeError,
-    reason="roles/mattermost/keys.py: a reference inside a key of type map (PluginSettings.Plugins) is let "
-    "through by the "
-    "rules, and ends the run in text() with a TypeError of json",
-)
 def test_a_secret_of_a_plugin(tmp_path):
     got = told(tmp_path, SITE + settings("PluginSettings.Plugins: {com.example.x: {token: !file secrets/smtp}}"))
     assert json.loads(got["MM_PLUGINSETTINGS_PLUGINS"]) == {"com.example.x": {"token": "password-of-smtp"}}

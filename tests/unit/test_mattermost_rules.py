@@ -518,13 +518,6 @@ def test_credentials_that_do_not_exist_yet_are_fine(tmp_path):
 )  # fmt: skip
 @pytest.mark.parametrize("how", ["absent", "empty", "mode"])
 def test_a_secret_that_cannot_be_had_is_told_with_its_key(tmp_path, request, name, key, how):
-    if name in ("db", "smtp", "key"):
-        reason = (
-            "roles/mattermost/rules.py: check_files() asks again for a secret that could not be had, so load() "
-            "ends with a "
-            "bare SecretError: no line, no key, and no other problem of the file"
-        )
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     path = chat_sites.write(tmp_path, SITE + API + ADMIN + MAIL, **{name: None if how == "absent" else ""})
     if how == "mode":
         (tmp_path / "secrets" / name).write_text("x\n")
@@ -539,13 +532,6 @@ def test_a_secret_that_cannot_be_had_is_told_with_its_key(tmp_path, request, nam
 # --- what is wrong in these rules ---
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AttributeError,
-    reason="roles/mattermost/rules.py: _version() splits a number: `version: 10.11`, a float in YAML, ends "
-    "load() with an "
-    "AttributeError",
-)
 @pytest.mark.parametrize("text", ["10.11", "10"])
 def test_a_version_of_fewer_numbers(tmp_path, text):
     (problem,) = problems(tmp_path, changed(("10.11.8", text)))
@@ -553,11 +539,6 @@ def test_a_version_of_fewer_numbers(tmp_path, text):
     assert text in problem.found
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="roles/site/load.py: of `str | SecretRef` both alternatives are told, under keys that do not exist "
-    "(mattermost.environment.GOGC.str)",
-)
 def test_a_number_in_the_environment(tmp_path):
     (problem,) = problems(tmp_path, f"{SITE}{ENVIRONMENT}    GOGC: 50\n")
     assert problem.key == "mattermost.environment.GOGC"
@@ -572,21 +553,11 @@ def refused(folder, text, key=None):
     return False
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="roles/mattermost/rules.py: _environment() compares names with case, but the server takes mm_... for "
-    "MM_... too "
-    "(config/environment.go, strings.ToUpper): our own keys can be overridden",
-)
 @pytest.mark.parametrize("name", ["mm_sqlsettings_datasource", "Mm_ServiceSettings_SiteURL", "mm_gitlabsettings_id"])
 def test_our_variables_in_small_letters(tmp_path, name):
     assert refused(tmp_path, f"{SITE}{ENVIRONMENT}    {name}: x\n")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="roles/mattermost/rules.py: literals with control characters pass; only secrets are looked at (check_files)",
-)
 @pytest.mark.parametrize(
     "more",
     [ENVIRONMENT + '    OTHER: "a\\ab"\n', settings('TeamSettings.SiteName: "a\\eb"')],
@@ -596,30 +567,16 @@ def test_no_literal_of_the_environment_holds_a_control_character(tmp_path, more)
     assert refused(tmp_path, SITE + more)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="roles/mattermost/rules.py: a mapping where a text, number or list belongs, or in an unknown "
-    "section, is passed "
-    "over in silence when it is empty (_section() only looks at what is in it)",
-)
 @pytest.mark.parametrize("line", ["EmailSettings.SMTPServer: {}", "NoSuchSettings.NoSuchKey: {}"])
 def test_an_empty_mapping_is_no_value(tmp_path, line):
     assert refused(tmp_path, SITE + settings(line))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="roles/mattermost/rules.py: literal secrets inside a key of type map (PluginSettings.Plugins) are not seen",
-)
 @pytest.mark.parametrize("key", ["secret", "webhooksecret", "gitlaboauthclientsecret", "apitoken"])
 def test_a_literal_secret_of_a_plugin(tmp_path, key):
     assert refused(tmp_path, SITE + settings(f"PluginSettings.Plugins: {{com.example.x: {{{key}: hunter2}}}}"))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="roles/mattermost/rules.py: SECRETS misses keys that the server itself masks (model/config.go, Sanitize)",
-)
 @pytest.mark.parametrize(
     "line",
     [
@@ -631,37 +588,18 @@ def test_a_literal_of_other_keys_that_hold_secrets(tmp_path, line):
     assert refused(tmp_path, SITE + settings(line))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="roles/mattermost/keys.py: an int that does not fit into 64 bits is silently ignored by the server",
-)
 def test_a_number_that_is_too_large(tmp_path):
     assert refused(tmp_path, SITE + settings("TeamSettings.MaxUsersPerTeam: 99999999999999999999"))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="roles/mattermost/rules.py: a negative MaxFileSize is let through, and ends the run with a ValueError in "
-    "roles/proxy/render.py config_file()",
-)
 def test_a_negative_size(tmp_path):
     assert refused(tmp_path, SITE + settings("FileSettings.MaxFileSize: -1"))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="roles/mattermost/rules.py: sign-on on a site without a Rails node is let through; "
-    "MattermostRun.rails then ends with an IndexError",
-)
 def test_sign_on_needs_a_rails_node(tmp_path):
     assert refused(tmp_path, changed(("roles: [application]", "roles: [gitaly]"), more=SIGN_ON))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="roles/mattermost/rules.py: check_files() does not read mattermost.database.ca; a file that is no PEM (DER) "
-    "ends the run with a UnicodeDecodeError, a wrong one first shows on the node",
-)
 @pytest.mark.parametrize("data", [b"\x30\x82\xff\xfe", b"no certificate\n"])
 def test_an_authority_that_is_no_pem(tmp_path, data):
     path = chat_sites.write(tmp_path, changed(("    host: db", "    ca: ca.pem\n    host: db")))
@@ -670,22 +608,11 @@ def test_an_authority_that_is_no_pem(tmp_path, data):
         load(path)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="roles/mattermost/rules.py: a version of the wrong form is taken for one before 9.9, so new keys are told "
-    "not to exist yet",
-)
 def test_a_version_of_the_wrong_form_is_no_old_one(tmp_path):
     text = changed(("version: 10.11.8", "version: latest"), more=settings("CacheSettings.CacheType: lru"))
     assert [problem.key for problem in problems(tmp_path, text)] == ["mattermost.version"]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="roles/mattermost/rules.py: a variable of a known key may be in `environment` beside the same key in "
-    "`settings`, "
-    "and silently wins",
-)
 def test_a_key_that_is_said_twice(tmp_path):
     text = f"{SITE}{settings('TeamSettings.SiteName: a')}{ENVIRONMENT}    MM_TEAMSETTINGS_SITENAME: b\n"
     assert refused(tmp_path, text)

@@ -212,24 +212,12 @@ def test_a_refusal_is_told_and_the_loan_is_taken_back_all_the_same(cluster):
     assert there.said[-1] == 'REVOKE "mmuser" FROM CURRENT_USER'
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=StepError,
-    reason="roles/postgresql/admin.py: look() takes a role with NOLOGIN for an absent one, so make() says CREATE ROLE, "
-    "which the server refuses, with a cure about the administrator's rights",
-)
 def test_a_role_that_may_not_log_in_is_altered(cluster):
     there = cluster(role=False, owner="mmuser")
     server().make()
     assert there.said == ["""ALTER ROLE "mmuser" LOGIN PASSWORD 'SCRAM-SHA-256$4096:made-of-it'"""]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=StepError,
-    reason="roles/postgresql/admin.py: _logs_in() takes `permission denied for database` for a failure, where it "
-    "proves the password: no database can be made where CONNECT on `postgres` was revoked from PUBLIC",
-)
 def test_a_password_that_is_right_for_a_database_that_is_closed(cluster, monkeypatch):
     there = cluster(role=True)
 
@@ -328,11 +316,6 @@ def test_no_two_messages_have_one_cure_but_for_what_is_absent():
     assert len(set(cures)) == len(cures) - 1
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="roles/postgresql/admin.py: cure() looks for `does not exist` alone, which libpq also says of the file of "
-    "authorities (a node without ca-certificates)",
-)
 def test_authorities_that_are_absent_are_no_absent_database():
     said = (
         f'connection to server at "db.example.com" (10.0.0.4), port 5432 failed: root certificate file "{BUNDLE}" does '
@@ -342,11 +325,6 @@ def test_authorities_that_are_absent_are_no_absent_database():
     assert "mattermost.database.admin it is made" not in cure(said, "the.key")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="roles/postgresql/admin.py: connect() tells an administrator whose database does not exist that it is made "
-    "with mattermost.database.admin, which he has",
-)
 def test_the_administrators_own_database_is_not_made(connection):
     connection["refused"] = 'FATAL:  database "postgrse" does not exist'
     with pytest.raises(StepError) as told, server().connect("dba", DBA, "postgrse"):
@@ -484,21 +462,11 @@ def test_the_authority_that_is_given_is_used(tmp_path, mode):
     assert "pass<p>" in out
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="roles/postgresql/facts.py: PGSSLROOTCERT is set with sslmode require too, which makes libpq verify like "
-    "verify-ca (libpq, 34.19.1), where Mattermost and the administrator's connection do not",
-)
 def test_with_require_nothing_is_verified_as_the_server_does_not(tmp_path):
     out = call(tmp_path, settings(sslmode="require"), True, "p\nPEM\n")
     assert "root<>" in out
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=ValueError,
-    reason="roles/postgresql/facts.py: prove() splits psql's answer at white space; an owner's name may have some",
-)
 def test_an_owner_with_a_space_in_his_name(monkeypatch):
     proof, _ = prove(monkeypatch, Result(True, "150020 UTF8 db owner t TLSv1.3\n", ""))
     assert proof.owner == "db owner"

@@ -189,12 +189,6 @@ def test_many_at_once_in_one_process(tmp_path):
     assert len(told) < len(values)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=FileExistsError,
-    reason="roles/site/kept.py: the staged file is named by the process id alone, so what a killed run left there "
-    "stops every later run with that id; in a container it is always the same one",
-)
 @pytest.mark.parametrize("replace", [True, False])
 def test_what_a_killed_run_left_does_not_stop_the_next(tmp_path, replace):
     (tmp_path / f".secret.{os.getpid()}.new").write_text("cut sho")
