@@ -118,7 +118,7 @@ def hello(url: str, ca: str, username: str, password: str) -> dict[str, Any]:
         connection.close()
 
 
-def slash(url: str, ca: str, username: str, password: str, team: str, command: str) -> dict[str, Any]:
+def slash(url: str, ca: str, username: str, password: str, team: str, typed: str) -> dict[str, Any]:
     """Type a slash command in the main channel of a team, after joining it, and return what came back."""
     client = _log_in(url, ca, username, password)
     found = client.get(f"{url}/api/v4/teams/name/{team}", timeout=30).json()
@@ -126,7 +126,7 @@ def slash(url: str, ca: str, username: str, password: str, team: str, command: s
     member = {"team_id": found["id"], "user_id": me["id"]}
     client.post(f"{url}/api/v4/teams/{found['id']}/members", json=member, timeout=30)
     channel = client.get(f"{url}/api/v4/teams/{found['id']}/channels/name/town-square", timeout=30).json()
-    asked = {"channel_id": channel["id"], "team_id": found["id"], "command": command}
+    asked = {"channel_id": channel["id"], "team_id": found["id"], "command": typed}
     return dict(client.post(f"{url}/api/v4/commands/execute", json=asked, timeout=30).json())
 
 

@@ -97,9 +97,9 @@ def test_another_bundle_is_brought(integrated: LabSite) -> None:
     old = hashlib.sha256(path.read_bytes()).hexdigest()
     new = bundle(path, "1.11.0")
     text = (integrated.folder / "site.yml").read_text()
-    integrated.write(text.replace(old, "0" * 64))
+    integrated.write(text.replace(old, "a" * 64))
     refused = integrated.run(deploy="mattermost")
-    assert f"has SHA-256 {new}, declared is 0000" in refused.last_line
+    assert f"has SHA-256 {new}, declared is aaaa" in refused.last_line
     integrated.write(text.replace(old, new))
     assert "its bundle is another" in integrated.ok(deploy="mattermost").screen
     shown = integrated.lab.sh("chat-1", "curl -s --unix-socket /run/mattermost/local.socket http://x/api/v4/plugins")
@@ -107,7 +107,7 @@ def test_another_bundle_is_brought(integrated: LabSite) -> None:
 
 
 def test_people_use_the_slash_command(integrated: LabSite) -> None:
-    answer = admin(integrated, "slash", team="engineering", command="/myproject issue show 1")
+    answer = admin(integrated, "slash", team="engineering", typed="/myproject issue show 1")
     assert "issue show 1" in answer["text"]
 
 

@@ -86,6 +86,8 @@ def test_two_readers_would_deliver_twice(healed: LabSite) -> None:
     healed.lab.sh("gitlab-2", second_reader(healed))
     ids = set(mail.send(healed.lab, "incoming+x@lab.test", "twice?", count=20))
     healed.wait_for(ids)
+    if not healed.readers()["gitlab-2"]:  # two readers get into each other's way, and one may die of it
+        healed.lab.sh("gitlab-2", second_reader(healed))
     verify = healed.verify()
     assert verify.code == 1
     assert verify.check("gitlab-2", "mail_room processes")["verdict"] == "differs"

@@ -444,7 +444,7 @@ def test_the_runner_takes_a_file_and_standard_input(gitlab: Gitlab) -> None:
             "Validation failed: Expires at can't be blank (ActiveRecord::RecordInvalid)",
         ),
         ("Authn::OauthApplication.create!(nam: 'x')", "unknown attribute 'nam' for Authn::OauthApplication."),
-        ("Project.first", "uninitialized constant Project (NameError)"),
+        ("Issue.first", "uninitialized constant Issue (NameError)"),
         ("User.first.projects", "undefined method `projects'"),
         ("name", "undefined local variable or method `name'"),
     ],
@@ -469,3 +469,30 @@ def test_only_the_runner(gitlab: Gitlab) -> None:
     result = gitlab.node.ruby(str(gitlab.node.root / "opt/gitlab/bin/gitlab-rails"), "console")
     assert result.returncode == 1
     assert "STAND-IN" in result.stderr
+
+
+# --- a project and its slash commands -------------------------------------------------------------
+
+
+def test_slash_commands_of_a_project(gitlab: Gitlab, api: python_gitlab.Gitlab) -> None:
+    project = api.projects.get("mygroup/myproject")
+    assert (project.id, project.path_with_namespace) == (7, "mygroup/myproject")
+    with pytest.raises(python_gitlab.GitlabGetError, match="404"):
+        api.projects.get("mygroup/other")
+    with pytest.raises(python_gitlab.GitlabGetError, match="404 Integration Not Found"):
+        project.integrations.get("mattermost-slash-commands")
+    project.integrations.update("mattermost-slash-commands", {"token": "by-api"})
+    assert project.integrations.get("mattermost-slash-commands").slug == "mattermost-slash-commands"
+    trigger = "/api/v4/projects/mygroup%2Fmyproject/integrations/mattermost_slash_commands/trigger"
+    browser = gitlab.browser()
+    assert browser.post(trigger, token="wrong", text="help").status == 404
+    answer = browser.post(trigger, token="by-api", text="issue show 1")
+    assert (answer.status, answer.json()["text"]) == (200, "mygroup/myproject was asked: issue show 1")
+    code = (
+        "project = Project.find_by_full_path('mygroup/myproject')\n"
+        "one = project.find_or_initialize_integration('mattermost_slash_commands')\n"
+        "one.assign_attributes(active: true, token: 'by-runner'); one.save!; p one.token"
+    )
+    assert gitlab.ruby(code)
+    assert browser.post(trigger, token="by-api", text="help").status == 404
+    assert browser.post(trigger, token="by-runner", text="help").status == 200

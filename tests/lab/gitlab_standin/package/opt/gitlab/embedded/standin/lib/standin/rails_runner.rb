@@ -24,6 +24,7 @@ module Standin
       Dir.chdir(rails)
       Encoding.default_external = Encoding::UTF_8
       require "#{rails}/lib/standin_app/models/oauth_tokens"
+      require "#{rails}/lib/standin_app/models/project"
     end
 
     def become_git

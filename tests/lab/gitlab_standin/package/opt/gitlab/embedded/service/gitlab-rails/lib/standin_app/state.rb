@@ -9,7 +9,9 @@ module StandinApp
   module State
     FILE = 'state.json'
     LOCK = 'state.lock'
-    TABLES = %w[users personal_access_tokens oauth_applications oauth_access_grants oauth_access_tokens sessions].freeze
+    TABLES = %w[
+      users personal_access_tokens oauth_applications oauth_access_grants oauth_access_tokens sessions projects
+    ].freeze
 
     module_function
 
@@ -57,6 +59,7 @@ module StandinApp
       TABLES.each { |name| data[name] ||= [] }
       data['ids'] ||= {}
       data['users'] = Seeds.users if data['users'].empty?
+      data['projects'] = Seeds.projects if data['projects'].empty?
       data
     end
 
@@ -87,6 +90,11 @@ module StandinApp
     ].freeze
 
     module_function
+
+    def projects
+      [{ 'id' => 7, 'name' => 'myproject', 'full_path' => 'mygroup/myproject', 'slash_token' => nil, 'slash_active' => false,
+         'created_at' => '2026-01-01T00:00:00.000Z' }]
+    end
 
     def users
       USERS.map do |user|

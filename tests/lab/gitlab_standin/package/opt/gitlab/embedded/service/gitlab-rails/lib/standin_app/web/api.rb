@@ -1,6 +1,7 @@
 # frozen_string_literal: true
 
 require_relative 'applications_api'
+require_relative 'projects_api'
 require_relative 'users_api'
 
 module StandinApp
@@ -12,6 +13,7 @@ module StandinApp
     def initialize(gitlab_url, version)
       @users = UsersApi.new(gitlab_url)
       @applications = ApplicationsApi.new
+      @projects = ProjectsApi.new
       @version = version
     end
 
@@ -19,6 +21,8 @@ module StandinApp
       guard = ApiGuard.new(request)
       path = request.path.delete_prefix('/api/v4')
       return @applications.call(guard, request, path.delete_prefix('/applications')) if path.match?(%r{\A/applications(/|\z)})
+
+      return @projects.call(guard, request, path.delete_prefix('/projects')) if path.start_with?('/projects/')
 
       handler = reader(path, guard, request)
       return NOT_FOUND unless handler
