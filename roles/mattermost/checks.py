@@ -52,7 +52,7 @@ def _release(run: MattermostRun, state: NodeState) -> list[Check]:
     target = release.folder(run.settings.version)
     current = facts.current(state)
     found = current.removeprefix(f"{CURRENT}-") or "not installed"
-    same = facts.releases(state).get(target) == run.settings.release.sum(run.site.dir)
+    same = facts.releases(state).get(target) == run.settings.identity(run.site.dir)
     if current == target and not same:
         found += ", of another SHA-256"
     return [compare(run.node, "Mattermost release", run.settings.version, found, current == target and same, CURE)]

@@ -11,7 +11,7 @@ from pathlib import Path
 from pyinfra.api.host import Host
 
 from roles.mattermost.render import CURRENT
-from roles.mattermost.settings import Download, MattermostSettings
+from roles.mattermost.settings import APT, Download, MattermostSettings
 from roles.node import remote
 from roles.site.errors import StepError
 from roles.site.models import Site
@@ -35,13 +35,14 @@ def number(text: str) -> tuple[int, ...]:
 # something else (another edition of the same version) is moved aside first, and removed at the end.
 _UNPACK = """\
 set -eu; umask 022
-tarball=$1 sum=$2 target=$3
+tarball=$1 sum=$2 target=$3 strip=$4 member=$5
 new="$target.part"
 trap 'rm -rf -- "$new"' EXIT
 got=$(sha256sum < "$tarball"); got=${got%% *}
+case $sum in apt:*) got=$sum;; esac
 [ "$got" = "$sum" ] || { echo "the release's SHA-256 is $got, declared is $sum" >&2; exit 1; }
 rm -rf -- "$new"; mkdir -- "$new"
-tar -xzf "$tarball" -C "$new" --strip-components=1 --no-same-owner --no-same-permissions
+tar -xf "$tarball" -C "$new" --strip-components="$strip" --no-same-owner --no-same-permissions ${member:+"$member"}
 [ -x "$new/bin/mattermost" ] || { echo "there is no bin/mattermost in the release" >&2; exit 1; }
 mkdir -p "$new/client"
 chown -R root:root -- "$new"; chmod -R u=rwX,go=rX -- "$new"
@@ -50,6 +51,18 @@ sync -f -- "$new"
 if [ -e "$target" ]; then rm -rf -- "$target.old"; mv -T -- "$target" "$target.old"; fi
 mv -T -- "$new" "$target"
 rm -rf -- "$target.old"
+"""
+
+# apt checks the signature of its index and the sum of the package. The version in it may have a suffix (11.4.0-0).
+_APT = """\
+set -eu; umask 022
+folder=$(mktemp -d); trap 'rm -rf -- "$folder"' EXIT
+chmod 755 -- "$folder"; cd "$folder"
+apt-get -q update >/dev/null
+version=$(apt-cache madison mattermost | awk '{print $3}' | grep -E "^$2(-|$)" | head -n 1)
+[ -n "$version" ] || { echo "no apt source of this node has mattermost $2" >&2; exit 1; }
+apt-get -q download "mattermost=$version" >/dev/null
+dpkg-deb --fsys-tarfile mattermost_*.deb > "$1"
 """
 
 _FETCH = """\
@@ -68,13 +81,29 @@ def bring(site: Site, host: Host) -> None:
     assert wanted is not None
     staged = f"{CURRENT}-{wanted.version}.download"
     try:
-        fetch(site, host, wanted.release, staged)
-        sum_, target = wanted.release.sum(site.dir), folder(wanted.version)
-        got = remote.run(host, _shell(_UNPACK, staged, sum_, target), note="unpacking the release")
+        target = folder(wanted.version)
+        if wanted.release.source == APT:
+            _take(host, wanted.version, staged)
+            inside = ("3", "./opt/mattermost")
+        else:
+            fetch(site, host, wanted.release, staged)
+            inside = ("1", "")
+        words = (staged, wanted.identity(site.dir), target, *inside)
+        got = remote.run(host, _shell(_UNPACK, *words), note="unpacking the release")
         if not got.ok:
             raise StepError(f"the release was not installed: {_last(got.stderr)}. Nothing was changed.")
     finally:
         remote.run(host, f"rm -f -- {shlex.quote(staged)}")
+
+
+def _take(host: Host, version: str, staged: str) -> None:
+    """Put what is in apt's package to `staged`, as a tar."""
+    got = remote.run(host, _shell(_APT, staged, version), note="taking the release from apt")
+    if not got.ok:
+        raise StepError(
+            f"the release could not be had from apt: {_last(got.stderr)}. Add Mattermost's apt repository to the node "
+            "(https://deb.packages.mattermost.com), or name a URL or a file."
+        )
 
 
 def fetch(site: Site, host: Host, wanted: Download, staged: str) -> None:

@@ -11,6 +11,7 @@ from cryptography import x509
 
 from roles.gitlab.settings import MATTERMOST_ROLE, RAILS_ROLES
 from roles.mattermost import keys
+from roles.mattermost.settings import APT
 from roles.proxy import certificate
 from roles.site.errors import SecretError
 from roles.site.found import Found, get, items
@@ -52,7 +53,7 @@ def check(data: Mapping[str, Any]) -> Iterator[Found]:
     """Every broken rule."""
     yield from _nodes(data)
     if isinstance(get(data, "mattermost"), Mapping):
-        for rule in (_certificate, _edition, _settings, _mail, _environment, _through, _integrations, _rails):
+        for rule in (_certificate, _release, _edition, _settings, _mail, _environment, _through, _integrations, _rails):
             yield from rule(data)
 
 
@@ -86,6 +87,19 @@ def _certificate(data: Mapping[str, Any]) -> Iterator[Found]:
         if given not in (["certificate", "key"], ["acme"]):
             found = ", ".join(given) or "none of them"
             yield Found(("mattermost", "proxy"), "has not one certificate", found, "certificate and key, or acme")
+
+
+def _release(data: Mapping[str, Any]) -> Iterator[Found]:
+    release, edition = get(data, "mattermost", "release"), get(data, "mattermost", "edition") or "team"
+    if not isinstance(release, Mapping):
+        return
+    if (release.get("source") == APT) == ("sha256" in release):
+        apt = release.get("source") == APT
+        allowed = "no sha256: apt checks the package's signature" if apt else "a sha256"
+        yield Found(("mattermost", "release"), "is not checked as it should be", str(release.get("source")), allowed)
+    if release.get("source") == APT and edition == "team":
+        loc: Loc = ("mattermost", "release", "source")
+        yield Found(loc, "has no Team Edition", "edition team", "edition entry or enterprise, or a tarball")
 
 
 def _edition(data: Mapping[str, Any]) -> Iterator[Found]:
@@ -251,7 +265,7 @@ def check_files(site: Site) -> Iterator[Found]:
         yield Found(loc, "there is no such file", str(site.file(str(name))), "an existing file")
     for name, download in (("release", wanted.release), ("gitlab_plugin", wanted.gitlab_plugin)):
         try:
-            if download:
+            if download and download.source != APT:
                 download.sum(site.dir)
         except SecretError as error:
             yield Found(("mattermost", name, "sha256"), str(error))

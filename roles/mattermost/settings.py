@@ -33,6 +33,10 @@ def _sha256(value: Any) -> Any:
     raise refuse("is no SHA-256", allowed="64 hex digits in small letters, or !file PATH to what sha256sum prints")
 
 
+APT = "apt"
+"""Source of a release: the node's apt sources."""
+
+
 class Download(StrictModel):
     """A file that is brought to the node, and checked."""
 
@@ -47,7 +51,7 @@ class Download(StrictModel):
     @property
     def file(self) -> str | None:
         """The file on the machine that the run is started on; None when the node downloads it."""
-        return None if "://" in self.source else self.source
+        return None if "://" in self.source or self.source == APT else self.source
 
     def sum(self, folder: Path) -> str:
         """The SHA-256 in hex.
@@ -70,7 +74,12 @@ class Download(StrictModel):
 
 
 class ReleaseSettings(Download):
-    """Where the release comes from."""
+    """Where the release comes from. `source: apt` takes it out of the package `mattermost` of the node's own apt
+    sources (https://deb.packages.mattermost.com, for example): apt checks its signature, so there is no `sha256`; it is
+    unpacked like a tarball, not installed, so that the releases before it stay."""
+
+    sha256: Annotated[Any, AfterValidator(_sha256), Field(json_schema_extra={"type": "string"})] = None
+    """Its SHA-256: 64 hex digits, or `!file PATH` to a file in which it is the first word. None for `apt`."""
 
     keep: Annotated[int, Field(ge=1, le=20)] = 3
     """How many releases stay on the node, this one included, for the way back."""
@@ -211,6 +220,14 @@ class MattermostSettings(StrictModel):
 
     slash_commands: dict[str, SlashCommandSettings] = {}
     """Slash commands for GitLab projects, by the project's full path."""
+
+    def identity(self, folder: Path) -> str:
+        """What tells this release from others of the same version: its SHA-256, or that it is apt's.
+
+        Raises:
+            SecretError: when the file that holds the sum cannot be read or holds none.
+        """
+        return f"apt:{self.version}" if self.release.source == APT else self.release.sum(folder)
 
     @property
     def number(self) -> tuple[int, ...]:

@@ -246,7 +246,7 @@ def _decide(run: MattermostRun, found: NodeState) -> tuple[str, ...]:
         found,
         run.files(),
         run.proxy_files(),
-        run.settings.release.sum(run.site.dir),
+        run.settings.identity(run.site.dir),
         database,
         repair,
         failed,

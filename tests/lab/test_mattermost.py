@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -315,6 +317,39 @@ def test_somebody_elses_database_is_not_taken(healed: LabSite) -> None:
     assert refused.code == 1
     assert "belongs to postgres" in refused.last_line
     healed.lab.sh("db-1", "runuser -u postgres -- dropdb theirs")
+
+
+def test_a_release_out_of_apt(healed: LabSite) -> None:
+    """The package is the lab's, made of the tarball: there is none of Mattermost's own here."""
+    tree = healed.folder / "deb"
+    (tree / "DEBIAN").mkdir(parents=True)
+    control = "Package: mattermost\nVersion: 9.9.0-0\nArchitecture: all\nMaintainer: lab\nDescription: lab\n"
+    (tree / "DEBIAN" / "control").write_text(control)
+    (tree / "opt").mkdir()
+    tarball = LAB / "mattermost" / "mattermost-team-9.9.0-linux-amd64.tar.gz"
+    subprocess.run(["tar", "-xzf", tarball, "-C", tree / "opt"], check=True)
+    repository = healed.lab.folder / "chat-1" / "merged" / "srv" / "mattermost"
+    repository.mkdir()
+    subprocess.run(["dpkg-deb", "-Znone", "-b", tree, repository], check=True, capture_output=True)
+    index = subprocess.run(["dpkg-scanpackages", "."], cwd=repository, check=True, capture_output=True).stdout
+    (repository / "Packages").write_bytes(index)
+    shutil.rmtree(tree)
+    start, end = healed.original.index("    source: "), healed.original.index("  site_url:")
+    healed.write(
+        (healed.original[:start] + "    source: apt\n" + healed.original[end:]).replace(
+            "version: 9", "edition: entry\n  version: 9"
+        )
+    )
+    refused = healed.run(deploy="mattermost")
+    assert "no apt source of this node has mattermost 9.9.0" in refused.last_line
+    sources = "echo 'deb [trusted=yes] file:/srv/mattermost ./' > /etc/apt/sources.list.d/mattermost.list"
+    healed.lab.sh("chat-1", sources)
+    healed.ok(deploy="mattermost")
+    assert healed.lab.sh("chat-1", "cat /opt/mattermost/.sha256").stdout == "apt:9.9.0\n"
+    assert admin(healed, "log_in")["me"]["username"] == "admin"
+    assert "nothing to do" in healed.ok(deploy="mattermost").last_line
+    assert healed.lab.sh("chat-1", "dpkg -l mattermost 2>/dev/null | grep -c ^ii || true").stdout == "0\n"
+    healed.lab.sh("chat-1", "rm -r /srv/mattermost /etc/apt/sources.list.d/mattermost.list")
 
 
 def test_an_upgrade_and_no_way_back(fresh: LabSite) -> None:

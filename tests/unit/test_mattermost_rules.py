@@ -616,3 +616,24 @@ def test_a_version_of_the_wrong_form_is_no_old_one(tmp_path):
 def test_a_key_that_is_said_twice(tmp_path):
     text = f"{SITE}{settings('TeamSettings.SiteName: a')}{ENVIRONMENT}    MM_TEAMSETTINGS_SITENAME: b\n"
     assert refused(tmp_path, text)
+
+
+# --- where a release comes from ---
+
+URL = "    source: https://releases.example.com/mattermost.tar.gz\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "edition", "key"),
+    [
+        ("    source: apt\n", "entry", None),
+        ("    source: apt\n", "team", "mattermost.release.source"),
+        (f"    source: apt\n    sha256: {'a' * 64}\n", "entry", "mattermost.release"),
+        (URL, "entry", "mattermost.release"),
+        (f"{URL}    sha256: {'a' * 64}\n", "entry", None),
+    ],
+)
+def test_a_release_is_checked_in_one_way(tmp_path, source, edition, key):
+    start, end = SITE.index("    source:"), SITE.index("    keep: 2")
+    text = SITE[:start] + source + SITE[end:] + f"  edition: {edition}\n"
+    assert refused(tmp_path, text, key) == (key is not None)
