@@ -78,7 +78,7 @@ class ReleaseSettings(Download):
     sources (https://deb.packages.mattermost.com, for example): apt checks its signature, so there is no `sha256`; it is
     unpacked like a tarball, not installed, so that the releases before it stay."""
 
-    sha256: Annotated[Any, AfterValidator(_sha256), Field(json_schema_extra={"type": "string"})] = None
+    sha256: Annotated[Any, AfterValidator(_sha256), Field(json_schema_extra={"type": "string"})] | None = None
     """Its SHA-256: 64 hex digits, or `!file PATH` to a file in which it is the first word. None for `apt`."""
 
     keep: Annotated[int, Field(ge=1, le=20)] = 3
