@@ -199,22 +199,6 @@ class MattermostSettings(StrictModel):
     sign_on: SignOnSettings | None = None
     """Sign-on through GitLab. The Team Edition has none from 11.0 on."""
 
-    def release_sha256(self, folder: Path) -> str:
-        """SHA-256 of the release, in hex.
-
-        Raises:
-            SecretError: when the file that holds it cannot be read or holds none.
-        """
-        found = self.release.sha256
-        if isinstance(found, FileRef):
-            try:
-                found = (found.path(folder).read_text().split() or [""])[0]
-            except (OSError, UnicodeDecodeError) as error:
-                raise SecretError(f"cannot be read: {getattr(error, 'strerror', error)}") from None
-            if not re.fullmatch(r"[0-9a-f]{64}", found):
-                raise SecretError("the first word of this file is no SHA-256 (64 hex digits in small letters)")
-        return str(found)
-
     gitlab_plugin: GitlabPluginSettings | None = None
     """The GitLab plugin."""
 
