@@ -15,6 +15,7 @@ if run.work:
     mailroom.stop_readers(run)
     mailroom.see_readers_stopped(run)
     mailroom.keep_tokens(run)
+    mailroom.record_reader(run)
     gitlab.configure_nodes(run)
     gitlab.configure_reader_with_mail_off(run)
     mailroom.check_before_reading(run)

@@ -4,3 +4,4 @@ from pyinfra import local
 
 local.include("deploys/gitlab.py")
 local.include("deploys/mattermost.py")
+local.include("deploys/backup.py")

@@ -29,9 +29,14 @@ def configuration(site: Site, node: str, state: NodeState | str, file: File) -> 
             site.gitlab.version,
             installed or "not installed",
             installed == site.gitlab.version,
-            "Set gitlab.version to what is installed, or upgrade the node.",
+            "Set gitlab.version to what is installed, or upgrade: deploys/gitlab_upgrade.py.",
         )
     ]
+    going_on = facts.upgrade(state)
+    if going_on:
+        found = f"{going_on.old} to {going_on.new}: {going_on.phase}"
+        cure = "deploys/gitlab_upgrade.py goes on with it."
+        out.append(compare(node, "last upgrade of GitLab", "at its end", found, not going_on.open, cure))
     differing = changes((file,), state)
     out.append(
         compare(

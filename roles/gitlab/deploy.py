@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from pyinfra import host
 from pyinfra.api.host import Host
 from pyinfra.operations import apt
 
-from roles.gitlab import facts
-from roles.node import remote
-from roles.node.install import install
+from roles.gitlab import facts, gate
+from roles.node import audit, install, remote
 from roles.node.plan import FileChange, changes
 from roles.rollout.step import step
 from roles.site.errors import StepError
@@ -20,16 +21,27 @@ if TYPE_CHECKING:
 
 # The stamp is written only after a reconfigure that ended well and from what was there when it began, so a run that
 # is killed anywhere is finished by the next one. The lock keeps two operators' reconfigures apart.
-_RECONFIGURE = f"""\
+_SCRIPT = f"""\
 set -u; umask 077; mkdir -p {facts.STATE_DIR} || exit 1
 exec 9> {facts.STATE_DIR}/lock
 flock -w 900 9 || {{ echo "another run has been reconfiguring this node for 15 minutes"; exit 1; }}
 before=$({facts.FINGERPRINT})
 log={facts.STATE_DIR}/reconfigure.log
-gitlab-ctl reconfigure > $log 2>&1 9>&-; rc=$?
+FIRST gitlab-ctl reconfigure > $log 2>&1 9>&-; rc=$?
 if [ $rc -ne 0 ]; then tail -n 30 $log; exit $rc; fi
+THEN
 [ "$before" = "$({facts.FINGERPRINT})" ] || {{ echo "someone else changed the configuration meanwhile"; exit 1; }}
 echo "$before" > {facts.STAMP}.new && mv {facts.STAMP}.new {facts.STAMP}"""
+_RECONFIGURE = _SCRIPT.replace("FIRST ", "").replace("THEN\n", "")
+# Everything but Gitaly and Praefect, which replace themselves without a gap, and mail_room, which stays off; Consul
+# first (GitLab's doc/update/zero_downtime.md). `sv` gives up waiting after seven seconds: the gate sees whether
+# the node is healthy.
+_RESTART = """\
+cd /opt/gitlab/service || exit 1
+for one in $(ls -d consul 2>/dev/null) $(ls | grep -vxE 'consul|gitaly|praefect|mailroom'); do
+  gitlab-ctl restart $one >> $log 2>&1 9>&-
+done"""
+_UPGRADED = _SCRIPT.replace("FIRST", "SKIP_POST_DEPLOYMENT_MIGRATIONS=true").replace("THEN", _RESTART)
 
 
 def install_package(run: Run) -> None:
@@ -45,11 +57,15 @@ def install_package(run: Run) -> None:
 
 
 def configure_nodes(run: Run) -> None:
-    """Step: every node but the reader gets its configuration, and GitLab is reconfigured where an input changed."""
-    step(
-        name="Configure the nodes that do not read mail, and see that they do not",
-        action=(lambda host: converge(run, host)) if run.plan.first(run.name) else None,
-    )
+    """Steps: every node but the reader gets its configuration, and GitLab is reconfigured where an input changed.
+
+    Stage by stage: a node that is not healthy afterwards ends the run, and those of later stages are as they were.
+    """
+    for batch in host.loop(run.stages):  # type: ignore[no-untyped-call]
+        step(
+            name=f"Configure {', '.join(batch)}",
+            action=(lambda host: staged(run, host)) if run.name in batch else None,
+        )
 
 
 def configure_reader_with_mail_off(run: Run) -> None:
@@ -57,15 +73,47 @@ def configure_reader_with_mail_off(run: Run) -> None:
     here = run.name == run.plan.reader and run.plan.nodes[run.name].converge
     step(
         name="Configure the reader, mail_room still off",
-        action=(lambda host: converge(run, host, reading=False)) if here else None,
+        action=(lambda host: staged(run, host, reading=False)) if here else None,
     )
 
 
-def converge(run: Run, host: Host, reading: bool | None = None) -> None:
+def staged(
+    run: Run, host: Host, reading: bool | None = None, upgrade: Callable[[Run, Host], None] | None = None
+) -> None:
+    """Take a node out of the load balancer, change it, see it healthy, and put it back.
+
+    One that needs no change is seen healthy too: an earlier run may have stopped at it.
+
+    Args:
+        reading: whether mail_room is to be on; default: as the site file says.
+        upgrade: what changes the node, if it gets another version of the package.
+
+    Raises:
+        StepError: with cause and cure.
+    """
+    wanted, name = run.site.rollout, str(host.name)
+    node = run.plan.nodes[name]
+    if node.converge:
+        if wanted and wanted.drain:
+            remote.run(host, f"mkdir -p {facts.STATE_DIR}; touch {facts.DRAINED}")
+            gate.call(wanted.drain, "drain", f"{name} was not changed.", run.site, host)
+        if upgrade:
+            upgrade(run, host)
+        else:
+            converge(run, host, reading)
+    gate.gate(run, host, always=upgrade is not None)
+    if node.drained or (node.converge and wanted and wanted.undrain):
+        words = wanted.undrain if wanted else None
+        gate.call(words, "undrain", f"{name} is healthy, but gets no traffic.", run.site, host)
+        remote.run(host, f"rm -f {facts.DRAINED}")
+
+
+def converge(run: Run, host: Host, reading: bool | None = None, upgraded: bool = False) -> None:
     """Put the node's configuration in place and make GitLab use it. Looks afresh; does nothing when all is in place.
 
     Args:
         reading: whether mail_room is to be on; default: as the site file says.
+        upgraded: the package is another one now: post-deployment migrations are left for later, services restarted.
 
     Raises:
         StepError: with cause and cure.
@@ -76,7 +124,7 @@ def converge(run: Run, host: Host, reading: bool | None = None) -> None:
     include = run.site.gitlab.config == "include" and not facts.include(state).as_declared
     write(host, differing, include)
     if differing or include or not facts.reconfigured(state) or run.tokens_differ(host.name, state):
-        reconfigure(host)
+        reconfigure(host, upgraded)
 
 
 def write(host: Host, changes: list[FileChange], include: bool) -> None:
@@ -85,11 +133,7 @@ def write(host: Host, changes: list[FileChange], include: bool) -> None:
     Raises:
         StepError: nothing was changed on the node, and why.
     """
-    if changes:
-        command, content = install(changes)
-        got = remote.run(host, command, stdin=content)
-        if not got.ok:
-            raise StepError(f"the configuration was not installed: {got.stderr.strip()}")
+    install.put(host, changes)
     if include:
         fix_include(host)
 
@@ -108,15 +152,20 @@ def fix_include(host: Host) -> None:
         raise StepError(
             f"{facts.GITLAB_RB} was not changed: {why}. Put that right in {facts.GITLAB_RB}, then run again."
         )
+    audit.note(host, f"one from_file line in {facts.GITLAB_RB}")
 
 
-def reconfigure(host: Host) -> None:
+def reconfigure(host: Host, upgraded: bool = False) -> None:
     """Run `gitlab-ctl reconfigure`, and remember that it ended well.
+
+    Args:
+        upgraded: the package is another one now.
 
     Raises:
         StepError: with the last lines of its output.
     """
-    got = remote.run(host, _RECONFIGURE, note="gitlab-ctl reconfigure is running")
+    got = remote.run(host, _UPGRADED if upgraded else _RECONFIGURE, note="gitlab-ctl reconfigure is running")
+    audit.note(host, "gitlab-ctl reconfigure", ok=got.ok)
     if not got.ok:
         said = (got.stdout.strip() or got.stderr.strip()).splitlines()[-30:]
         lines = "\n".join(f"    {line}" for line in said)

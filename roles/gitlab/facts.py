@@ -14,20 +14,30 @@ from roles.mailroom.render import MAILBOXES
 from roles.node.bundle import Question
 from roles.node.facts import NodeState
 
+MANIFEST = "/opt/gitlab/version-manifest.txt"
+"""Its first line names the package and its version, on every distribution."""
 STATE_DIR = "/var/lib/pyinfra-gitlab"
 """What we remember on a node (root only)."""
+LOCK = f"{STATE_DIR}/site.lock"
+"""Locked while a run changes the site (`roles.rollout.lock`); holds who it is."""
 WRITTEN = "/etc /var /opt /etc/gitlab /var/opt/gitlab"
 """Folders that `gitlab-ctl reconfigure` and we write to; each may be a file system of its own."""
 STAMP = f"{STATE_DIR}/reconfigured"
 """Holds the fingerprint of the configuration at the last `gitlab-ctl reconfigure` of ours that ended well."""
-FINGERPRINT = f"cat {GITLAB_RB} {MAIL_RB} 2>/dev/null | sha256sum | cut -d' ' -f1"
-"""Shell: the fingerprint of everything of ours and of the operator's that reconfigure reads."""
+DRAINED = f"{STATE_DIR}/drained"
+"""There from `rollout.drain` until `rollout.undrain`: whoever finds it puts the node back when it is healthy."""
+UPGRADE = f"{STATE_DIR}/upgrade.json"
+"""On the node that migrates the database: the last upgrade, and how far it came."""
+FINGERPRINT = f"{{ head -n 1 {MANIFEST}; cat {GITLAB_RB} {MAIL_RB}; }} 2>/dev/null | sha256sum | cut -d' ' -f1"
+"""Shell: the fingerprint of everything of ours and of the operator's that reconfigure reads, and of the version that
+reads it: after an upgrade it has to run again."""
 NOT_INSTALLED = "not-installed"
 """What is answered instead of `include.rb`'s JSON on a node without the package."""
 
 OUR_KEYS: tuple[tuple[str, str], ...] = (
     ("mailroom", "enable"),
     *(("mailroom", f"{kind}_auth_token") for kind in MAILBOXES),
+    ("gitlab_rails", "auto_migrate"),
     ("gitlab_rails", "internal_api_url"),
     ("gitlab_rails", "mattermost_host"),
     *(
@@ -76,8 +86,9 @@ def questions(include: bool) -> tuple[Question, ...]:
         include: the site owns only `pyinfra-mail.rb`, so the operator's `gitlab.rb` is examined too.
     """
     asked = [
-        # The first line of the manifest names the package and its version on every distribution.
-        Question("gitlab.version", "head -n 1 /opt/gitlab/version-manifest.txt"),
+        Question("gitlab.version", f"head -n 1 {MANIFEST}"),
+        Question("gitlab.upgrade", f"cat {UPGRADE}"),
+        Question("gitlab.drained", f"[ -e {DRAINED} ] && echo yes"),
         Question("gitlab.reconfigured", f'[ "$(cat {STAMP})" = "$({FINGERPRINT})" ] && echo yes'),
         Question(
             "gitlab.free_kib",
@@ -111,6 +122,42 @@ def version(state: NodeState) -> str | None:
 def reconfigured(state: NodeState) -> bool:
     """True when `gitlab-ctl reconfigure` ended well since the configuration last changed."""
     return state.answer("gitlab.reconfigured") == "yes"
+
+
+def drained(state: NodeState) -> bool:
+    """True when the node was taken out of the load balancer by us, and not put back yet."""
+    return state.answer("gitlab.drained") == "yes"
+
+
+BEGUN, MIGRATING, MIGRATED, DONE = "begun", "migrating", "migrated", "done"
+"""How far an upgrade has come: the database is as it was; may be touched; has the regular migrations; all done."""
+
+
+@dataclass(frozen=True)
+class Upgrade:
+    """An upgrade of the site, as the node that migrates the database remembers it."""
+
+    old: str
+    """The version that it began with."""
+    new: str
+    """The version that it leads to."""
+    node: str
+    """The node that migrates the database."""
+    phase: str
+    """How far it has come."""
+
+    @property
+    def open(self) -> bool:
+        """It has not come to its end."""
+        return self.phase != DONE
+
+
+def upgrade(state: NodeState) -> Upgrade | None:
+    """The last upgrade, if this node remembers one."""
+    try:
+        return Upgrade(**json.loads(state.answer("gitlab.upgrade")))
+    except (ValueError, TypeError):
+        return None
 
 
 def include(state: NodeState) -> Include:

@@ -54,6 +54,7 @@ def config_file(site: Site, node: str, reading: bool, tokens: Mapping[str, Secre
     context: dict[str, Any] = {
         "site": site.site,
         "node": node,
+        "migrates": node == site.migrates if site.nodes[node].rails else None,
         "mail": mail_keys(site, node, reading, tokens),
     }
     if whole:

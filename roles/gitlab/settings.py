@@ -45,6 +45,9 @@ with 18.11, `backup` begins with 19.0; the package refuses a role that it does n
 MATTERMOST_ROLE = "mattermost"
 """Not an Omnibus role: the node is Mattermost's own and has no GitLab."""
 
+DRILL_ROLE = "mattermost_drill"
+"""Not an Omnibus role: a spare node, bare but for the time of a restore drill."""
+
 RAILS_ROLES = frozenset({"application", "sidekiq", "postgres", "patroni", "geo_primary", "geo_secondary"})
 """Roles under which Rails is on, `gitlab.yml` and the token files are rendered, and mail_room can work. A node without
 any role has everything on."""
@@ -68,7 +71,7 @@ class GitlabSettings(StrictModel):
 
     version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$", description="three numbers, such as 18.11.11")]
     """The version that is installed, such as `18.11.11`. Rules that depend on it are checked; a node with another one
-    is refused."""
+    is refused, except by `deploys/gitlab_upgrade.py`, which brings it there."""
 
     edition: Literal["ee", "ce"] = "ee"
     """Which package: `gitlab-ee` or `gitlab-ce`."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from roles.gitlab.render import RUBY
-from roles.mailroom import facts
-from roles.mailroom.render import MAILBOXES
+from roles.mailroom import facts, guard, record
+from roles.mailroom.record import Record
+from roles.mailroom.recover import Fate, Mail
+from roles.mailroom.render import MAILBOXES, node_url
 from roles.node.checks import Check, Verdict, compare
 from roles.node.facts import NodeState
 from roles.site.models import Site
@@ -62,27 +63,6 @@ def probe_questions(site: Site) -> str:
             "stuck_after": STUCK_AFTER,
         }
     return json.dumps({"routes": routes, "mailboxes": mailboxes})
-
-
-def node_url(site: Site, node: str) -> tuple[str, str | None]:
-    """How to reach one Rails node's own GitLab, past any load balancer.
-
-    Returns:
-        the URL, and the address to connect to instead of the one its host name resolves to. The URL keeps the name of
-        `external_url`, so that the Host header and the certificate are those of real traffic; port and scheme follow
-        `nginx['listen_port']` and `nginx['listen_https']` when the site file sets them.
-    """
-    spec = site.nodes[node]
-    if spec.url:
-        return spec.url.rstrip("/"), None
-    url = urlsplit(site.gitlab.external_url)
-    nginx: dict[str, Any] = {**site.gitlab.settings.get("nginx", {}), **spec.settings.get("nginx", {})}
-    https = url.scheme == "https" and nginx.get("listen_https") is not False
-    port = (
-        nginx.get("listen_port") or (url.port if https == (url.scheme == "https") else None) or (443 if https else 80)
-    )
-    name = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
-    return f"{'https' if https else 'http'}://{name}:{port}{url.path.rstrip('/')}", spec.address
 
 
 def probe_command() -> str:
@@ -199,6 +179,53 @@ def readers(site: Site, node: str, state: NodeState | str) -> Check:
     found = f"{len(running)}" + (f" (process {', '.join(map(str, running))})" if running else "")
     cure = "Run deploys/site.py: it stops what must not run and starts the reader after its checks."
     return compare(node, "mail_room processes", declared, found, len(running) == wanted, cure)
+
+
+def recorded(site: Site, node: str, state: NodeState | str, wanted: Record) -> list[Check]:
+    """Who reads, as a Rails node has it on record, and whether its guard stands."""
+    if isinstance(state, str):
+        return []
+    found = record.of(state)
+    same = found is not None and (found.serial, found.reader) == (wanted.serial, wanted.reader)
+    told = f"{found.reader}, since {found.since}" if found else "no record"
+    declared = site.mail.reader if site.mail else ""
+    cure = "Run deploys/site.py. If it refuses: the site file names another reader than the last move."
+    stands = guard.stands(state)
+    return [
+        compare(node, "mail reader on record", declared, told, same and wanted.reader == declared, cure),
+        compare(node, "mail guard", "timer runs", "timer runs" if stands else "it does not", stands, cure),
+    ]
+
+
+def fenced(wanted: Record) -> list[Check]:
+    """Nodes that are off by word of an operator: until each was seen stopped, it might come back and read."""
+    return [
+        compare(
+            name,
+            "fenced node",
+            "seen with mail_room off",
+            f"not seen since {fence.since} ({fence.by}{': ' if fence.why else ''}{fence.why})",
+            False,
+            f"Bring {name} back and run deploys/site.py; or take it out of the site file when it is gone for good.",
+        )
+        for name, fence in wanted.fenced.items()
+    ]
+
+
+def taken(site: Site, mails: Sequence[Mail] | None, why: str) -> Check:
+    """Mails that mail_room took out of the mailboxes, and that GitLab never got.
+
+    Args:
+        mails: those without a sign that GitLab has them; None: nobody could look, because of `why`.
+    """
+    assert site.mail is not None
+    node, subject = site.mail.reader, "mails taken without delivery"
+    if mails is None:
+        return compare(node, subject, "none", None, False, why)
+    gone = [mail for mail in mails if mail.fate in (Fate.LOST, Fate.UNCLEAR)]
+    found = f"{len(gone)}, such as {gone[0].sentence()}" if gone else "none"
+    cure = "deploys/mail_recover.py lists them; with --data deliver=yes it hands them back."
+    return compare(node, subject, "none", found, not gone, cure)
 
 
 def reading(site: Site, state: NodeState | str, answer: Mapping[str, Any] | str) -> list[Check]:

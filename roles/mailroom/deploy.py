@@ -11,8 +11,8 @@ import gevent
 from pyinfra.api.host import Host
 
 from roles.gitlab.deploy import converge
-from roles.mailroom import checks, facts, tokens
-from roles.node import remote
+from roles.mailroom import checks, facts, guard, record, tokens
+from roles.node import audit, install, remote
 from roles.node.checks import Check
 from roles.rollout.step import step
 from roles.site.errors import StepError
@@ -53,6 +53,38 @@ def keep_tokens(run: Run) -> None:
         )
 
 
+def record_reader(run: Run) -> None:
+    """Step: every Rails node gets to know who reads from now on, and its guard."""
+    here = run.name in run.plan.nodes and run.plan.nodes[run.name].notes
+    step(name="Write down who reads mail", action=(lambda host: write_down(run, host)) if here else None)
+
+
+def write_down(run: Run, host: Host) -> None:
+    """Install record and guard, and start the guard's timer.
+
+    Raises:
+        StepError: with cause and cure.
+    """
+    assert run.record is not None
+    node = run.plan.nodes[str(host.name)]
+    made = remote.run(host, f"install -d -m 755 {guard.FOLDER}")
+    if not made.ok:
+        raise StepError(f"{guard.FOLDER} could not be made: {made.stderr.strip()}")
+    install.put(host, list(node.quiet))
+    if any(change.file.path == record.PATH for change in node.quiet):
+        what = {"reader": run.record.reader, "serial": run.record.serial, "fenced": list(run.record.fenced)}
+        audit.note(host, "mail reader on record", **what)
+    if node.guard:
+        got = remote.run(host, _GUARD)
+        if not got.ok:
+            raise StepError(f"{guard.TIMER} does not start: {got.stderr.strip()}")
+
+
+_GUARD = (
+    f"systemctl daemon-reload && systemctl enable --quiet {guard.HOLD} && systemctl enable --quiet --now {guard.TIMER}"
+)
+
+
 def check_before_reading(run: Run) -> None:
     """Step: tokens, routes, mailboxes and clocks are tried before mail_room may run."""
     step(
@@ -61,10 +93,28 @@ def check_before_reading(run: Run) -> None:
     )
 
 
+def try_new_reader(run: Run) -> None:
+    """Step: everything that the new reader will need is tried from there, while the old one still reads."""
+
+    def act(host: Host) -> None:
+        # In an emergency the rest of the site may be worse; it is put right and tried before anybody reads.
+        gate(run, host, "nothing was changed", urgent=bool(run.away))
+
+    step(name="Try the new reader", action=act if run.starts_here and not run.plan.installing else None)
+
+
+def see_first_poll(run: Run) -> None:
+    """Step: wait for the new reader's first look into the mailbox."""
+    step(
+        name="See the first look into the mailbox", action=(lambda host: polled(run, host)) if run.starts_here else None
+    )
+
+
 def start_reader(run: Run) -> None:
     """Step: switch mail_room on, on the reader alone."""
 
     def act(host: Host) -> None:
+        run.started = run.look_at(run.name, run.file(run.name)).clock
         converge(run, host)
         start(host)
 
@@ -79,22 +129,26 @@ def see_one_reader(run: Run) -> None:
     )
 
 
-# `gitlab-ctl stop` first, so that runit does not start it again; what was started by hand gets the signals.
+# `gitlab-ctl stop` first, so that runit does not start it again; what was started by hand gets a signal. One TERM only:
+# at the first one mail_room hands over what it has fetched (it waits up to 60 s for that: mail_room/mailbox_watcher.rb,
+# quit), at a second one it ends at once, and mails that are marked as read are never delivered.
 _STOP = f"""\
+own=$(cat {facts.SUPERVISED} 2>/dev/null)
 [ -e {facts.SERVICE} ] && gitlab-ctl stop mailroom >/dev/null 2>&1
 n=0
 while pids=$({facts.READERS}); [ -n "$pids" ]; do
   n=$((n + 1))
-  [ $n -eq 1 ] && kill -TERM $pids 2>/dev/null
-  [ $n -eq 40 ] && kill -KILL $pids 2>/dev/null
-  [ $n -ge 60 ] && {{ echo "mail_room is still running: process" $pids >&2; exit 1; }}
+  [ $n -eq 1 ] && for pid in $pids; do [ "$pid" = "$own" ] || kill -TERM $pid 2>/dev/null; done
+  [ $n -eq 300 ] && kill -KILL $pids 2>/dev/null
+  [ $n -ge 320 ] && {{ echo "mail_room is still running: process" $pids >&2; exit 1; }}
   sleep 0.25
 done"""
 
 
 def stop(host: Host) -> None:
-    """Stop every mail_room on the node, whoever started it, and see that none is left (15 s at most)."""
+    """Stop every mail_room on the node, whoever started it, and see that none is left (80 s at most)."""
     got = remote.run(host, _STOP, note="waiting for mail_room to end")
+    audit.note(host, "mail_room stopped", ok=got.ok)
     if not got.ok:
         raise StepError(f"mail_room could not be stopped: {got.stderr.strip()}. Nothing was enabled anywhere.")
 
@@ -159,15 +213,28 @@ def before_reading(run: Run, host: Host) -> list[Check]:
     return found
 
 
-def gate(run: Run, host: Host) -> None:
+OFF = "mail_room stays off on every node (mails wait in the mailbox)"
+"""The state after a gate that did not open."""
+
+
+def gate(run: Run, host: Host, then: str = OFF, urgent: bool = False) -> None:
     """Refuse to start mail_room unless everything that it needs was seen to work.
 
     GitLab needs some seconds after a reconfigure before it answers, so routes that fail are tried again for a while.
+
+    Args:
+        then: the state of things when it does not open.
+        urgent: look at mailboxes and clocks alone.
+
+    Raises:
+        StepError: with every check that failed.
     """
     deadline = time.monotonic() + run.patience
     told_at = 0.0
     while True:
         failed = [check for check in before_reading(run, host) if not check.ok]
+        if urgent:
+            failed = [check for check in failed if check.subject.endswith(("mailbox", "clock"))]
         if not failed:
             return
         waits = all(check.subject.startswith("POST ") for check in failed)  # only routes come up by waiting
@@ -178,9 +245,7 @@ def gate(run: Run, host: Host) -> None:
             host.log(f"not ready yet, {len(failed)} checks fail, such as {failed[0].subject}: {failed[0].found}")
         gevent.sleep(2)
     told = "\n".join(f"  - {check.sentence()}" for check in failed)
-    raise StepError(
-        f"mail_room stays off on every node (mails wait in the mailbox), because mail could be lost:\n{told}"
-    )
+    raise StepError(f"{then}, because mail could be lost:\n{told}")
 
 
 _START = f"""\
@@ -200,8 +265,27 @@ echo "mail_room does not stay up (see gitlab-ctl tail mailroom on the node)" >&2
 def start(host: Host) -> None:
     """Start mail_room and see one process of it last for some seconds."""
     got = remote.run(host, _START, note="waiting for mail_room to stay up")
+    audit.note(host, "mail_room started", ok=got.ok)
     if not got.ok:
         raise StepError(f"{got.stderr.strip()}. Mails wait in the mailbox; run again after the cure.")
+
+
+def polled(run: Run, host: Host) -> None:
+    """Wait until mail_room has looked for mail since it was started.
+
+    Raises:
+        StepError: it did not, within a minute.
+    """
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        state = run.look_at(str(host.name), run.file(str(host.name)))
+        poll = facts.last_poll(state)
+        if poll and poll.time.timestamp() >= run.started:
+            return
+        gevent.sleep(1)
+    raise StepError(
+        "mail_room runs, but has not looked into the mailbox for a minute (gitlab-ctl tail mailroom). Mails wait in it."
+    )
 
 
 def fetch_token(host: Host, kind: str) -> Secret:

@@ -14,6 +14,8 @@ from roles.site.secret import Secret
 
 SERVICE = "/opt/gitlab/service/mailroom"
 """runit's link of the service; present only while it is enabled."""
+SUPERVISED = "/opt/gitlab/sv/mailroom/supervise/pid"
+"""Process id of the mail_room that runit started (runsv(8))."""
 LOG = "/var/log/gitlab/mailroom/mail_room_json.log"
 """mail_room's structured log (default of `gitlab_rails['incoming_email_log_file']`)."""
 
@@ -56,9 +58,13 @@ def readers(state: NodeState) -> list[int]:
     return [int(pid) for pid in state.answer("mailroom.readers").split()]
 
 
-def service_enabled(state: NodeState) -> bool:
-    """True when runit is to run mail_room on the node (it is enabled and not told to be down)."""
-    return state.answer("mailroom.service").startswith("run:")
+def kept_up(state: NodeState) -> bool:
+    """True when runit runs mail_room on the node, or starts it again in this second (`sv status`; sv.c of runit).
+
+    A mail_room that just died has no process, and would have one a moment later.
+    """
+    said = state.answer("mailroom.service").partition(";")[0]
+    return "want up" in said or (said.startswith(("run:", "finish:")) and "want down" not in said)
 
 
 def token_hash(state: NodeState, kind: str) -> str | None:

@@ -69,8 +69,10 @@ def try_mailbox(box)
       imap.examine(box['mailbox_name'])
       unseen = imap.uid_search(%w[UNSEEN])
       old = Time.now - box['stuck_after']
-      dates = unseen.empty? ? [] : imap.uid_fetch(unseen.first(500), ['INTERNALDATE'])
-      waiting = dates.count { |d| Time.parse(d.attr['INTERNALDATE']) < old }
+      found = unseen.empty? ? [] : imap.uid_fetch(unseen.first(500), ['INTERNALDATE']) || []
+      # Among the answers are flags that mail_room changes meanwhile (RFC 3501, 7.4.2), without a date.
+      dates = found.filter_map { |mail| mail.attr['INTERNALDATE'] }
+      waiting = dates.count { |date| Time.parse(date) < old }
       taken = imap.uid_search(%w[SEEN UNDELETED]).length
       return { ok: true, unseen: unseen.length, stuck: waiting, seen: taken }
     end

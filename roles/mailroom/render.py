@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from roles.mailroom.settings import MailboxSettings
 from roles.site.models import Site
@@ -74,3 +75,24 @@ def _reader_keys(site: Site, mailbox: MailboxSettings) -> list[tuple[str, Any]]:
         if getattr(mailbox, key, None) is not None
     ]
     return keys
+
+
+def node_url(site: Site, node: str) -> tuple[str, str | None]:
+    """How to reach one Rails node's own GitLab, past any load balancer.
+
+    Returns:
+        the URL, and the address to connect to instead of the one its host name resolves to. The URL keeps the name of
+        `external_url`, so that the Host header and the certificate are those of real traffic; port and scheme follow
+        `nginx['listen_port']` and `nginx['listen_https']` when the site file sets them.
+    """
+    spec = site.nodes[node]
+    if spec.url:
+        return spec.url.rstrip("/"), None
+    url = urlsplit(site.gitlab.external_url)
+    nginx: dict[str, Any] = {**site.gitlab.settings.get("nginx", {}), **spec.settings.get("nginx", {})}
+    https = url.scheme == "https" and nginx.get("listen_https") is not False
+    port = (
+        nginx.get("listen_port") or (url.port if https == (url.scheme == "https") else None) or (443 if https else 80)
+    )
+    name = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
+    return f"{'https' if https else 'http'}://{name}:{port}{url.path.rstrip('/')}", spec.address

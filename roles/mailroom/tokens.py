@@ -33,6 +33,8 @@ class Tokens:
     """By mailbox type: where it came from, in words; only for those that are not in the operator's keeping yet."""
     keep: Mapping[str, Path]
     """By mailbox type: the file in which it has to be kept, for the same ones."""
+    replace: bool = False
+    """The files are there, and are replaced: the tokens are rotated."""
 
 
 def new_token() -> Secret:
@@ -63,6 +65,16 @@ def decide(site: Site, states: Mapping[str, NodeState | str], fetch: Fetch) -> T
     return Tokens(values, origin, keep)
 
 
+def new(site: Site) -> Tokens:
+    """A new token for each mailbox type, in the place of the one that is kept.
+
+    Raises:
+        SecretError: one of them is not kept in a file.
+    """
+    keep = {kind: site.token_path(kind) for kind in site.webhook_mailboxes}
+    return Tokens({kind: new_token() for kind in keep}, dict.fromkeys(keep, "newly made"), keep, replace=True)
+
+
 def _holder(site: Site, states: Mapping[str, NodeState | str], kind: str) -> str | None:
     """The node whose token is to be adopted, or None when no node has one."""
     holders = [
@@ -87,7 +99,7 @@ def keep(tokens: Tokens) -> None:
     """
     for kind, path in tokens.keep.items():
         try:
-            kept.keep(path, tokens.values[kind])
+            kept.keep(path, tokens.values[kind], tokens.replace)
         except FileExistsError as error:
             raise StepError(
                 f"{path} exists by now: another run made a token at the same time. Run again; that token will be used."

@@ -162,7 +162,7 @@ def _ask(site: Site, wanted: Registration, rails: Host, repair: bool) -> Applica
         "secret": known[1].reveal() if known else None,
         "repair": repair,
     }
-    answer = run_ruby(rails, "application.rb", asked, "the OAuth application")
+    answer = run_ruby(rails, Path(__file__).with_name("application.rb"), asked, "the OAuth application")
     secret = answer.get("secret")
     return Application(
         answer.get("uid"),

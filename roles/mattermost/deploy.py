@@ -6,17 +6,16 @@ import shlex
 from typing import TYPE_CHECKING
 
 from pyinfra.api.host import Host
-from pyinfra.operations import apt
 
 from roles.mattermost import application, facts, plugin, release, sign_on, slash
 from roles.mattermost.render import HOME
 from roles.mattermost.server import request
 from roles.mattermost.settings import MattermostSettings
-from roles.node import remote
-from roles.node.install import install
+from roles.node import audit, install, remote
 from roles.node.plan import changes
 from roles.postgresql.facts import prove
 from roles.proxy import deploy as proxy
+from roles.rollout import packages
 from roles.rollout.step import Action, step
 from roles.site.errors import StepError
 from roles.site.secret import scrub
@@ -32,14 +31,7 @@ def _step(run: MattermostRun, name: str, needed: bool, action: Action) -> None:
 
 def install_packages(run: MattermostRun) -> None:
     """Step: nginx, psql and curl, from the node's own apt sources."""
-    if run.plan.packages:
-        here = run.here
-        apt.packages(
-            name=f"Install {', '.join(run.plan.packages)} on {run.node}",
-            packages=list(run.plan.packages),
-            update=True,
-            _if=lambda: here,
-        )
+    packages.install(run.node, run.here, run.plan.packages)
 
 
 def prepare_node(run: MattermostRun) -> None:
@@ -154,16 +146,12 @@ exit 1"""
 def converge(run: MattermostRun, host: Host) -> None:
     """Install the files, move the link, prove the database, and start the server."""
     files = run.files()
-    differing = changes(files, run.look_at(files))
-    if differing:
-        command, content = install(differing)
-        got = remote.run(host, command, stdin=content)
-        if not got.ok:
-            raise StepError(f"the configuration was not installed: {got.stderr.strip()}")
+    install.put(host, changes(files, run.look_at(files)))
     prove(host, run.settings.database, run.database_password, run.database_ca)
     if run.plan.switch:
         release.switch(host, run.settings.version)
     got = remote.run(host, _START, note="the server starts (it migrates its database first)")
+    audit.note(host, "mattermost restarted", version=run.settings.version, ok=got.ok)
     if not got.ok:
         lines = "\n".join(f"    {scrub(line)[:400]}" for line in got.stderr.strip().splitlines()[-8:])
         raise StepError(

@@ -9,17 +9,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import gitlab
-import requests
 from pyinfra.api.host import Host
 
 from roles.node import remote
-from roles.postgresql.admin import BUNDLE
+from roles.postgresql.libpq import BUNDLE
 from roles.site.errors import StepError
 from roles.site.models import Site
 from roles.site.secret import scrub
+
+if TYPE_CHECKING:
+    import gitlab
 
 MARK = "pyinfra-gitlab:"
 TIMEOUT = 30
@@ -27,16 +28,16 @@ TIMEOUT = 30
 
 
 @cache
-def _program(name: str) -> str:
-    return Path(__file__).with_name(name).read_text()
+def _text(program: Path) -> str:
+    return program.read_text()
 
 
-def run_ruby(rails: Host, name: str, wanted: Mapping[str, Any], subject: str) -> dict[str, Any]:
-    """Run a program of this folder with `gitlab-rails runner`.
+def run_ruby(rails: Host, program: Path, wanted: Mapping[str, Any], subject: str) -> dict[str, Any]:
+    """Run a program with `gitlab-rails runner`.
 
     Args:
         rails: a Rails node.
-        name: of the program; it prints one line of JSON after `MARK`.
+        program: its file here; it prints one line of JSON after `MARK`.
         wanted: what it finds as the Hash `wanted`; may hold secrets.
         subject: what it looks at, for messages.
 
@@ -45,7 +46,7 @@ def run_ruby(rails: Host, name: str, wanted: Mapping[str, Any], subject: str) ->
     """
     # No value can break out of base64. The code goes through standard input: secrets are in no process list.
     data = base64.b64encode(json.dumps(wanted).encode()).decode()
-    code = f"require 'json'; require 'base64'; wanted = JSON.parse(Base64.decode64('{data}'))\n{_program(name)}"
+    code = f"require 'json'; require 'base64'; wanted = JSON.parse(Base64.decode64('{data}'))\n{_text(program)}"
     got = remote.run(rails, "gitlab-rails runner -", stdin=code, note=f"gitlab-rails runner looks at {subject}")
     lines = [line for line in got.stdout.splitlines() if line.startswith(MARK)]
     if not got.ok or not lines:
@@ -65,6 +66,9 @@ def api(site: Site) -> Iterator[gitlab.Gitlab]:
     Raises:
         StepError: for whatever goes wrong with it inside the context.
     """
+    import gitlab  # only here: it takes longer to load than a node to answer
+    import requests
+
     assert site.mattermost is not None
     assert site.mattermost.sign_on is not None
     assert site.mattermost.sign_on.api_token is not None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 
-from roles.gitlab.settings import MATTERMOST_ROLE, RAILS_ROLES
+from roles.gitlab.settings import DRILL_ROLE, MATTERMOST_ROLE, RAILS_ROLES
 from roles.mattermost import keys
 from roles.mattermost.settings import APT
 from roles.proxy import certificate
@@ -69,10 +69,11 @@ def _setting(data: Mapping[str, Any], section: str, key: str) -> Any:
 def _nodes(data: Mapping[str, Any]) -> Iterator[Found]:
     roles = {name: get(node, "roles") for name, node in items(data, "nodes")}
     ours = [name for name, words in roles.items() if isinstance(words, list) and MATTERMOST_ROLE in words]
-    for name in ours:
-        if len(roles[name]) > 1:
-            allowed = "roles: [mattermost] on a node of its own"
-            yield Found(("nodes", name, "roles"), "mattermost is not a role beside others", str(roles[name]), allowed)
+    for name, words in roles.items():
+        own = [word for word in (MATTERMOST_ROLE, DRILL_ROLE) if isinstance(words, list) and word in words]
+        if own and len(words) > 1:
+            allowed = f"roles: [{own[0]}] on a node of its own"
+            yield Found(("nodes", name, "roles"), f"{own[0]} is not a role beside others", str(words), allowed)
     if get(data, "mattermost") is None and ours:
         yield Found(("nodes", ours[0], "roles"), "there is no mattermost in this file", "", "a section mattermost")
     elif get(data, "mattermost") is not None and len(ours) != 1:
@@ -156,7 +157,8 @@ def _section(loc: Loc, prefix: str, values: Mapping[str, Any], version: tuple[in
             yield from _map(here, value)
             secret = isinstance(value, str) and value and SECRETS.search(str(key))
             if told:
-                yield Found(here, told[0], "" if secret else repr(value), told[1])
+                shown = "a mapping or a list" if isinstance(value, Mapping | list) else repr(value)
+                yield Found(here, told[0], "" if secret else shown, told[1])
             elif secret:
                 message = "a secret must be a reference, never the value itself"
                 yield Found(here, message, "a literal (not shown)", "!env NAME, !file PATH or !command LINE")
@@ -166,7 +168,7 @@ def _map(loc: Loc, value: Any) -> Iterator[Found]:
     """Literals in a key of type map whose own keys are names of secrets; and what no environment can have."""
     for place, leaf in _leaves(loc, value):
         if isinstance(leaf, str) and _CONTROL.search(leaf):
-            yield Found(place, "holds a control character, which systemd lets no environment have", repr(leaf))
+            yield Found(place, "holds a control character, which systemd lets no environment have", "(not shown)")
         elif isinstance(value, Mapping) and isinstance(leaf, str) and leaf and SECRETS.search(str(place[-1])):
             message = "a secret must be a reference, never the value itself"
             yield Found(place, message, "a literal (not shown)", "!env NAME, !file PATH or !command LINE")
@@ -194,9 +196,8 @@ def _environment(data: Mapping[str, Any]) -> Iterator[Found]:
     }
     for name, value in items(data, "mattermost", "environment"):
         loc: Loc = ("mattermost", "environment", name)
-        upper = (
-            name.upper() if name.upper().startswith("MM_") else name
-        )  # the server takes both (config/environment.go)
+        # The server takes mm_... for MM_... too (config/environment.go).
+        upper = name.upper() if name.upper().startswith("MM_") else name
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             yield Found(loc, "is no name of an environment variable", repr(name), "letters, digits and _")
         elif upper in ours or upper.startswith("MM_GITLABSETTINGS_"):
@@ -204,7 +205,7 @@ def _environment(data: Mapping[str, Any]) -> Iterator[Found]:
         elif upper in said:
             yield Found(loc, f"is said by {said[upper]} too", name, "one of them")
         elif isinstance(value, str) and _CONTROL.search(value):
-            yield Found(loc, "holds a control character, which systemd lets no environment have", repr(value))
+            yield Found(loc, "holds a control character, which systemd lets no environment have", "(not shown)")
         elif isinstance(value, str) and value and SECRETS.search(name):
             message = "a secret must be a reference, never the value itself"
             yield Found(loc, message, "a literal (not shown)", "!env NAME, !file PATH or !command LINE")
@@ -225,13 +226,18 @@ def _integrations(data: Mapping[str, Any]) -> Iterator[Found]:
     ):
         message = "is brought by the local file store"
         yield Found(("mattermost", "gitlab_plugin"), message, "FileSettings.DriverName", "the System Console, with S3")
+    for key in ("Plugins", "PluginStates"):
+        if get(data, "mattermost", "gitlab_plugin") is not None and _setting(data, "PluginSettings", key) is not None:
+            loc: Loc = ("mattermost", "settings", "PluginSettings", key)
+            message = "would hide what gitlab_plugin puts into config.json, because the environment wins as a whole"
+            yield Found(loc, message, "", "the System Console for the other plugins")
     if get(data, "mattermost", "slash_commands") and get(data, "mattermost", "admin") is None:
         yield Found(("mattermost", "slash_commands"), "belong to somebody", "no administrator", "mattermost.admin")
     commands: dict[tuple[str, str], str] = {}
     for project, command in items(data, "mattermost", "slash_commands"):
         here = (str(get(command, "team")), str(get(command, "trigger")))
         if here in commands:
-            loc: Loc = ("mattermost", "slash_commands", project)
+            loc = ("mattermost", "slash_commands", project)
             yield Found(loc, f"is the command of {commands[here]} already", f"/{here[1]}", "another trigger or team")
         commands.setdefault(here, project)
     for key, value in items(data, "mattermost", "gitlab_plugin", "settings"):
@@ -260,6 +266,10 @@ def check_files(site: Site) -> Iterator[Found]:
         (("mattermost", "release", "source"), wanted.release.file),
         (("mattermost", "gitlab_plugin", "source"), wanted.gitlab_plugin.file if wanted.gitlab_plugin else None),
     ]
+    if wanted.backup and wanted.backup.ssh:
+        named.append((("mattermost", "backup", "ssh", "known_hosts"), wanted.backup.ssh.known_hosts))
+    if wanted.drill:
+        named.append((("mattermost", "drill", "database", "ca"), wanted.drill.database.ca))
     missing = [(loc, name) for loc, name in named if name and not site.file(name).is_file()]
     for loc, name in missing:
         yield Found(loc, "there is no such file", str(site.file(str(name))), "an existing file")

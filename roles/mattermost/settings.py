@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
+from roles.backup.settings import BackupSettings, DrillSettings
 from roles.postgresql.settings import DatabaseSettings
 from roles.proxy.settings import ProxySettings
 from roles.site.base import AbsoluteURL, StrictModel, refuse
@@ -204,6 +205,12 @@ class MattermostSettings(StrictModel):
 
     slash_commands: dict[str, SlashCommandSettings] = {}
     """Slash commands for GitLab projects, by the project's full path."""
+
+    backup: BackupSettings | None = None
+    """Backups."""
+
+    drill: DrillSettings | None = None
+    """Restore drills."""
 
     def identity(self, folder: Path) -> str:
         """What tells this release from others of the same version: its SHA-256, or that it is apt's.

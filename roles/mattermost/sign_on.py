@@ -5,9 +5,11 @@ Every step asks what the server itself would ask. The first that fails is named;
 
 from __future__ import annotations
 
+import base64
 import json
+import math
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from urllib.parse import parse_qs, urlsplit
@@ -58,17 +60,50 @@ class _Answer:
     """The body."""
 
 
-def _ask(host: Host, url: str, *options: str, stdin: str = "") -> _Answer:
-    words = ["curl", "--silent", "--show-error", "--include", "--max-time", "20", *options, "--", url]
-    command = " ".join(shlex.quote(word) for word in words) + '; printf "\\nrc=%s" $?'
-    got = remote.run(host, command, stdin=stdin)
-    text, _, rc = got.stdout.replace("\r\n", "\n").rpartition("\nrc=")
-    if not rc.isdigit():
-        return _Answer(-1, scrub(got.stderr.strip()) or "curl could not be run")
+_CURL = """\
+folder=$(mktemp -d) || exit 1
+trap 'rm -rf "$folder"' EXIT
+ask() {
+  file=$folder/$1; shift
+  curl --silent --show-error --include --max-time 20 "$@" > "$file.out" 2> "$file.err"; echo $? > "$file.rc"
+}
+date +%s"""
+
+
+def _ask(host: Host, asked: Mapping[str, Sequence[str]], stdin: str) -> tuple[float, dict[str, _Answer]]:
+    """Ask all of it at once, in one command on the node.
+
+    Args:
+        asked: words for curl, by name. What has `@-` among them is fed `stdin`.
+
+    Returns:
+        the node's clock, and the answers by name.
+    """
+    lines = [_CURL]
+    for name, words in asked.items():
+        fed = "" if "@-" in words else " < /dev/null"
+        lines.append(f"ask {name} {' '.join(shlex.quote(word) for word in words)}{fed}{' &' if fed else ''}")
+    lines.append("wait")
+    for name in asked:
+        parts = (
+            '"$(cat $folder/NAME.rc)" "$(base64 -w0 < $folder/NAME.out)" "$(base64 -w0 < $folder/NAME.err)"'
+        ).replace("NAME", name)
+        lines.append(f"printf '{name}\\t%s\\t%s\\t%s\\n' {parts}")
+    got = remote.run(host, "\n".join(lines), stdin=stdin)
+    clock, *rest = got.stdout.splitlines() or [""]
+    answers = {}
+    for line in rest:
+        name, rc, out, err = line.split("\t")
+        answers[name] = _answer(rc, *(base64.b64decode(part).decode(errors="replace") for part in (out, err)))
+    silent = _Answer(-1, scrub(got.stderr.strip()) or "curl could not be run")
+    return float(clock) if clock.isdigit() else math.nan, {name: answers.get(name, silent) for name in asked}
+
+
+def _answer(rc: str, out: str, err: str) -> _Answer:
     if rc != "0":
-        said = got.stderr.strip().splitlines() or ["no reason was given"]
-        return _Answer(int(rc), scrub(said[0].removeprefix("curl: ")))
-    head, _, body = text.partition("\n\n")
+        said = err.strip().splitlines() or ["no reason was given"]
+        return _Answer(int(rc) if rc.isdigit() else -1, scrub(said[0].removeprefix("curl: ")))
+    head, _, body = out.replace("\r\n", "\n").partition("\n\n")
     # Interim answers (1xx), and what a proxy said when it opened the way.
     while body.startswith("HTTP/"):
         head, _, body = body.partition("\n\n")
@@ -98,39 +133,61 @@ def _steps(
 ) -> Iterator[Check]:
     gitlab, node = site.gitlab.external_url.rstrip("/"), host.name
     name = str(urlsplit(gitlab).hostname)
-    got = _ask(host, f"{gitlab}/oauth/authorize")
+    clock, answers = _ask(host, *_questions(site, gitlab, credentials))
+    got = answers["authorize"]
     cure = _UNREACHED.get(got.rc, "Open that address from the node with curl and see.")
     found = f"HTTP {got.status}" if got.rc == 0 else got.why
     yield compare(node, f"the way to {name} (DNS, connection, TLS)", "GitLab answers", found, got.rc == 0, cure)
     if "date" in got.headers:
-        yield _clock(host, got)
+        yield _clock(host, got, clock)
     if credentials is None:
         cure = "Run deploys/mattermost.py: it makes the application."
         yield compare(node, WRONG_SECRET, "kept where the site file says", "none", False, cure)
         return
-    yield _client(host, gitlab, credentials)
+    yield _client(host, gitlab, answers["token"])
     if application is not None:
         yield _registered(site, host, application)
-    yield _user_api(host, gitlab)
-    yield _server(site, host, gitlab, credentials)
+    yield _user_api(host, answers["user"])
+    yield _server(site, host, gitlab, credentials, answers["login"])
 
 
-def _clock(host: Host, got: _Answer) -> Check:
+def _questions(site: Site, gitlab: str, credentials: Credentials | None) -> tuple[dict[str, Sequence[str]], str]:
+    """What is asked, and what the question with the secret is fed."""
+    asked: dict[str, Sequence[str]] = {"authorize": ["--", f"{gitlab}/oauth/authorize"]}
+    if credentials is None:
+        return asked, ""
+    assert site.mattermost is not None
+    authority = urlsplit(site.mattermost.site_url).netloc
+    headers = ["--header", f"Host: {authority}", "--header", "X-Forwarded-Proto: https"]
+    asked["user"] = ["--header", "Authorization: Bearer none", "--", f"{gitlab}/api/v4/user"]
+    asked["login"] = [*headers, "--", f"http://{LISTEN}/oauth/gitlab/login"]
+    asked["token"] = ["--data", "@-", "--", f"{gitlab}/oauth/token"]
+    uid, secret = credentials
+    body = f"grant_type=authorization_code&code=none&redirect_uri=https%3A%2F%2Fnone.invalid&client_id={uid}"
+    return asked, f"{body}&client_secret={secret.reveal()}"
+
+
+def _clock(host: Host, got: _Answer, clock: float) -> Check:
     declared, subject = f"within {CLOCK:.0f} s of GitLab's", "clock"
-    now = remote.run(host, "date +%s").stdout.strip()
     try:
-        off = float(now) - parsedate_to_datetime(got.headers["date"]).timestamp()
+        off = clock - parsedate_to_datetime(got.headers["date"]).timestamp()
     except ValueError:
-        return compare(host.name, subject, declared, None, False, "The date in GitLab's answer is none.")
+        off = math.nan
+    if math.isnan(off):
+        return compare(
+            host.name,
+            subject,
+            declared,
+            None,
+            False,
+            "The date in GitLab's answer is none, or the node's clock could not be read.",
+        )
     cure = "Let NTP set the clocks of both (chrony or systemd-timesyncd)."
     return compare(host.name, subject, declared, f"{off:+.0f} s", abs(off) <= CLOCK, cure)
 
 
-def _client(host: Host, gitlab: str, credentials: Credentials) -> Check:
+def _client(host: Host, gitlab: str, got: _Answer) -> Check:
     """GitLab looks at id and secret before it looks at the code: a made-up code is refused as such only after them."""
-    uid, secret = credentials
-    body = f"grant_type=authorization_code&code=none&redirect_uri=https%3A%2F%2Fnone.invalid&client_id={uid}"
-    got = _ask(host, f"{gitlab}/oauth/token", "--data", "@-", stdin=f"{body}&client_secret={secret.reveal()}")
     try:
         said = str(json.loads(got.body)["error"])
     except (ValueError, KeyError, TypeError):
@@ -161,9 +218,8 @@ def _registered(site: Site, host: Host, application: Application | str) -> Check
     return compare(host.name, APPLICATION, declared, found, not application.differs, cure)
 
 
-def _user_api(host: Host, gitlab: str) -> Check:
+def _user_api(host: Host, got: _Answer) -> Check:
     """A made-up token must be refused for being made up, not for where it comes from."""
-    got = _ask(host, f"{gitlab}/api/v4/user", "--header", "Authorization: Bearer none")
     is_json = "json" in got.headers.get("content-type", "")
     cures = {
         403: "GitLab refuses this address: see its IP restrictions, rate limits, and what stands before it.",
@@ -176,18 +232,8 @@ def _user_api(host: Host, gitlab: str) -> Check:
     return compare(host.name, "GET /api/v4/user with a wrong token", "HTTP 401 in JSON", found, ok, cure)
 
 
-def _server(site: Site, host: Host, gitlab: str, credentials: Credentials) -> Check:
+def _server(site: Site, host: Host, gitlab: str, credentials: Credentials, got: _Answer) -> Check:
     """Where the server sends a browser that wants to sign on."""
-    assert site.mattermost is not None
-    authority = urlsplit(site.mattermost.site_url).netloc
-    got = _ask(
-        host,
-        f"http://{LISTEN}/oauth/gitlab/login",
-        "--header",
-        f"Host: {authority}",
-        "--header",
-        "X-Forwarded-Proto: https",
-    )
     url = urlsplit(got.headers.get("location", ""))
     query = parse_qs(url.query)
     subject, declared = "the server's redirect to GitLab", f"{gitlab}/oauth/authorize with {redirect_uris(site)[0]}"

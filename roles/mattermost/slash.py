@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -110,5 +111,5 @@ def _tell_gitlab(run: MattermostRun, project: str, token: str) -> None:
             gitlab.projects.get(project, lazy=False).integrations.update(INTEGRATION, {"token": token})
         return
     asked = {"project": project, "token": token}
-    if not run_ruby(run.rails, "integration.rb", asked, f"the project {project}")["found"]:
+    if not run_ruby(run.rails, Path(__file__).with_name("integration.rb"), asked, f"the project {project}")["found"]:
         raise StepError(f"there is no project {project} in GitLab. Correct mattermost.slash_commands.")

@@ -9,7 +9,11 @@ from __future__ import annotations
 import base64
 import shlex
 
+from pyinfra.api.host import Host
+
+from roles.node import audit, remote
 from roles.node.plan import FileChange
+from roles.site.errors import StepError
 
 # Every file is staged beside its target (one file system, so that the rename is atomic), checked, synced;
 # only when all are ready are they moved. A full disk or a failed check therefore leaves the node as it was.
@@ -39,6 +43,27 @@ stage() {
   fi
 }
 """
+
+
+def put(host: Host, changes: list[FileChange], within: str = "") -> None:
+    """Install files on a node, and write that into its audit log.
+
+    Args:
+        changes: the files that differ; none: nothing is done.
+        within: a shell script that does it: what it has to run is its `$1`.
+
+    Raises:
+        StepError: nothing was changed on the node, and why.
+    """
+    if not changes:
+        return
+    script, content = install(changes)
+    command = f"sh -c {shlex.quote(within)} sh {shlex.quote(script)}" if within else script
+    got = remote.run(host, command, stdin=content)
+    if not got.ok:
+        raise StepError(f"the configuration was not installed: {got.stderr.strip()}")
+    files = {one.file.path: [one.found.sha256[:16] or "absent", one.file.sha256[:16]] for one in changes}
+    audit.note(host, "files installed", files=files)
 
 
 def install(changes: list[FileChange]) -> tuple[str, str]:

@@ -14,13 +14,12 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
+from roles.postgresql.libpq import BUNDLE, CONNECT_TIMEOUT, cause, cure
 from roles.postgresql.settings import DatabaseSettings
 from roles.site.errors import StepError
 
-BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
-"""What Debian and Ubuntu trust; libpq, unlike lib/pq, has to be told."""
-CONNECT_TIMEOUT = 10
-"""Seconds."""
+LENT = "pyinfra-gitlab: CREATEDB is lent for the time of a restore"
+"""Comment on the role meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -169,10 +168,43 @@ class Server:
                     "CREATEROLE and CREATEDB."
                 ) from None
 
+    def lend(self) -> None:
+        """Let the application's role create and rename databases. It is noted at the role, if it could not before."""
+        with self._altering() as (connection, role):
+            query = "SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = %s"
+            row = connection.execute(query, [self.settings.user]).fetchone()
+            if not (row and row[0]):
+                connection.execute(sql.SQL("COMMENT ON ROLE {} IS {}").format(role, sql.Literal(LENT)))
+                connection.execute(sql.SQL("ALTER ROLE {} CREATEDB").format(role))
+
+    def take_back(self) -> None:
+        """Take back what :meth:`lend` has lent; a right that the role had of its own stays."""
+        with self._altering() as (connection, role):
+            query = "SELECT shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = %s"
+            row = connection.execute(query, [self.settings.user]).fetchone()
+            if row and row[0] == LENT:
+                connection.execute(sql.SQL("ALTER ROLE {} NOCREATEDB").format(role))
+                connection.execute(sql.SQL("COMMENT ON ROLE {} IS NULL").format(role))
+
+    @contextmanager
+    def _altering(self) -> Iterator[tuple[psycopg.Connection, sql.Identifier]]:
+        admin = self.settings.admin
+        assert admin is not None
+        with self.connect(admin.user, self.admin_password, admin.database) as connection:
+            try:
+                yield connection, sql.Identifier(self.settings.user)
+            except psycopg.Error as error:
+                raise StepError(
+                    f"PostgreSQL on {self.settings.host} refused: {cause(str(error))}. The administrator {admin.user} "
+                    "needs CREATEROLE and CREATEDB."
+                ) from None
+
     @contextmanager
     def _membership(self, connection: psycopg.Connection, role: sql.Identifier) -> Iterator[None]:
         """Only a member of a role may make a database for it (a superuser counts as one)."""
-        member = connection.execute("SELECT pg_has_role(%s, 'MEMBER')", [self.settings.user]).fetchone()
+        # From 16 on, who made a role is a member of it, but without the right to act as it (CREATE ROLE, notes).
+        word = "SET" if connection.info.server_version >= 160000 else "MEMBER"
+        member = connection.execute("SELECT pg_has_role(%s, %s)", [self.settings.user, word]).fetchone()
         lent = not (member and member[0])
         if lent:
             connection.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(role))
@@ -181,32 +213,3 @@ class Server:
         finally:
             if lent:
                 connection.execute(sql.SQL("REVOKE {} FROM CURRENT_USER").format(role))
-
-
-def cause(message: str) -> str:
-    """What libpq said, in one line and without addresses that it repeats."""
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return " ".join(lines)[-400:].rstrip(".")
-
-
-def cure(said: str, password: str) -> str:
-    """What an operator does about an error of libpq's.
-
-    Args:
-        password: where the password comes from, in the site file.
-    """
-    for words, told in (
-        ("root certificate file", "Name mattermost.database.ca, or install ca-certificates."),
-        ("password authentication failed", f"Check {password}."),
-        ("does not exist", "With mattermost.database.admin it is made for you."),
-        ("no pg_hba.conf entry", "Allow this address, with TLS, in the server's pg_hba.conf."),
-        ("certificate verify failed", "Its certificate is not of mattermost.database.ca, or has expired."),
-        ("does not match host name", "mattermost.database.host must be a name in the server's certificate."),
-        ("does not support SSL", "Switch TLS on there (ssl = on), or give another sslmode."),
-        ("could not translate host name", "Check mattermost.database.host and DNS."),
-        ("Connection refused", "Check host and port, and that PostgreSQL listens there."),
-        ("timeout expired", "A firewall in between?"),
-    ):
-        if words in said:
-            return told
-    return "Nothing was started."

@@ -9,7 +9,7 @@ from pathlib import Path
 from pyinfra.api.host import Host
 
 from roles.node import remote
-from roles.postgresql.admin import BUNDLE, CONNECT_TIMEOUT, cause, cure
+from roles.postgresql.libpq import BUNDLE, CONNECT_TIMEOUT, cause, cure
 from roles.postgresql.settings import DatabaseSettings
 from roles.site.errors import StepError
 from roles.site.secret import Secret

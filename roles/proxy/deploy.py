@@ -6,8 +6,7 @@ import shlex
 
 from pyinfra.api.host import Host
 
-from roles.node import remote
-from roles.node.install import install
+from roles.node import install, remote
 from roles.node.plan import FileChange
 from roles.proxy import facts
 from roles.proxy.render import CERTIFICATE, CONFIG, KEY, WEBROOT
@@ -42,12 +41,7 @@ def put(host: Host, changes: list[FileChange]) -> None:
     Raises:
         StepError: nothing was changed, and why.
     """
-    if not changes:
-        return
-    command, content = install(changes)
-    got = remote.run(host, f"sh -c {shlex.quote(_INSTALL)} sh {shlex.quote(command)}", stdin=content)
-    if not got.ok:
-        raise StepError(f"nginx's site was not installed: {got.stderr.strip()}")
+    install.put(host, changes, _INSTALL)
 
 
 def load(host: Host) -> None:

@@ -6,13 +6,34 @@ from pathlib import Path
 
 import click
 from pyinfra import config, state
+from pyinfra.api.state import State
 
+from roles.node import audit
 from roles.rollout.outcome import outcome
 from roles.site.errors import RefusedError
 
 deploys: list[str] = []
 """Names of the deploy files of this command."""
-READ_ONLY = {"verify.py"}
+data: dict[str, str] = {}
+"""What `--data KEY=VALUE` says."""
+_CHANGES = {"why": "", "lock_wait": "0"}
+TAKEN: dict[str, dict[str, str]] = {
+    "site.py": _CHANGES,
+    "gitlab.py": _CHANGES,
+    "gitlab_upgrade.py": {**_CHANGES, "downtime": "no"},
+    "mattermost.py": _CHANGES,
+    "backup.py": _CHANGES,
+    "restore.py": {**_CHANGES, "backup": "latest", "replace": "no", "dump": "", "files": ""},
+    "drill.py": {**_CHANGES, "backup": "latest"},
+    "mailroom_move.py": {**_CHANGES, "to": "", "fenced": "", "edit": "no"},
+    "mailroom_rotate.py": _CHANGES,
+    "mail_recover.py": {**_CHANGES, "deliver": "no", "unclear": "no", "message_id": ""},
+    "unlock.py": {"break": "no", "why": ""},
+    "history.py": {"last": "50"},
+    "verify.py": {},
+}
+"""What the deploys take by `--data`, with what it is by default. Anything else is a slip, and refused."""
+READ_ONLY = {"verify.py", "history.py"}
 """Deploys that go on without the nodes that cannot be reached, because they change nothing."""
 
 
@@ -34,9 +55,13 @@ def guard() -> None:
     if not deploys:
         return
     outcome.arm()
-    outcome.dry = bool(given.get("dry"))
-    outcome.json = any(word.replace(" ", "") == "format=json" for word in given.get("data") or ())
-    reasons = [
+    outcome.dry = any(given.get(flag) for flag in ("dry", "debug_facts", "debug_operations"))
+    said = dict(str(word).partition("=")[::2] for word in given.get("data") or ())
+    data.clear()
+    data.update({key.strip(): value.strip() for key, value in said.items()})
+    outcome.json = data.get("format") == "json"
+    audit.run.deploys, audit.run.why = " ".join(deploys), data.get("why", "")
+    reasons = _slips() + [
         f"{flag} is refused: {why}"
         for name, flag, why in (
             (
@@ -58,7 +83,41 @@ def guard() -> None:
         raise RefusedError("; ".join(reasons))
     if set(deploys) <= READ_ONLY:
         outcome.end("could not look", "no node could be reached")
-    config.FAIL_PERCENT = 100 if set(deploys) <= READ_ONLY else 0
+    config.FAIL_PERCENT = 100 if set(deploys) <= set(TAKEN) else 0  # ours decide about absent nodes themselves
     config.lock_current_state()
     # Without -y pyinfra asks "continue?" after a failure and takes a plain Enter for yes.
     state.should_raise_failed_hosts = None
+
+
+def strict(state: State) -> None:
+    """From now on a node that fails ends the run. Until here nodes may be absent: what that means is for us to say."""
+    if not set(deploys) <= READ_ONLY:
+        state.config.FAIL_PERCENT = 0
+        state.config.lock_current_state()
+
+
+def option(deploy: str, key: str) -> str:
+    """What `--data` says, or what it is by default."""
+    return data.get(key) or TAKEN[deploy][key]
+
+
+def seconds(key: str) -> float:
+    """A number of seconds that `--data` says; 0 without. `_slips` has seen that it is one."""
+    return float(data.get(key) or 0)
+
+
+def _slips() -> list[str]:
+    """Words of `--data` that a deploy does not know: a misspelt one must not be taken for silence."""
+    out = []
+    for name in deploys:
+        if name in TAKEN:
+            known = [*TAKEN[name], "format"]
+            out += [
+                f"--data {key}=... is unknown to {name}; it takes {', '.join(known)}"
+                for key in data
+                if key not in known
+            ]
+    for key in ("lock_wait", "last"):
+        if key in data and not data[key].isdigit():
+            out.append(f"--data {key}={data[key]}: a whole number is wanted")
+    return out

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pyinfra import host, logger
 from pyinfra import state as pyinfra_state
@@ -19,17 +20,21 @@ from roles.node import remote
 from roles.node.bundle import Bundle, File, Question
 from roles.node.facts import NodeState
 from roles.node.tunnel import tunnel
-from roles.postgresql.admin import Address, Server
 from roles.postgresql.facts import prove
 from roles.proxy import facts as proxy_facts
 from roles.proxy import render as proxy
+from roles.rollout import backup
 from roles.rollout.diff import show
-from roles.rollout.guard import deploys
+from roles.rollout.guard import deploys, strict
+from roles.rollout.lock import lock
 from roles.rollout.outcome import outcome
 from roles.site.current import current
 from roles.site.errors import RefusedError, StepError
 from roles.site.models import Site
 from roles.site.secret import Secret
+
+if TYPE_CHECKING:
+    from roles.postgresql.admin import Server
 
 PART = "mattermost"
 """Name of this part of a run in the outcome."""
@@ -147,12 +152,14 @@ class MattermostRun:
         Raises:
             StepError: with what the server said.
         """
-        with self._admin() as server:
+        with self.administrator() as server:
             server.make()
 
     @contextmanager
-    def _admin(self) -> Iterator[Server]:
+    def administrator(self) -> Iterator[Server]:
         """The database server as its administrator sees it, reached as the site file says."""
+        from roles.postgresql.admin import Address, Server  # psycopg is slow to load
+
         wanted = self.settings.database
         assert wanted.admin is not None
         passwords = (self.site.secret(wanted.admin.password).reveal(), self.database_password.reveal())
@@ -174,7 +181,7 @@ class MattermostRun:
         if wanted.admin is None:
             return Database(refused=why)
         try:
-            with self._admin() as server:
+            with self.administrator() as server:
                 todo = server.missing(server.look())
         except StepError as error:
             return Database(refused=str(error))
@@ -189,6 +196,8 @@ class MattermostRun:
 def survey(state: State, more: tuple[Question, ...] = ()) -> MattermostRun | None:
     """Look at Mattermost's node, without deciding anything; None when the site has none.
 
+    Where the backups come next in the same command, they are asked for in the same look.
+
     Args:
         more: further questions.
     """
@@ -197,8 +206,14 @@ def survey(state: State, more: tuple[Question, ...] = ()) -> MattermostRun | Non
         return None
     run = MattermostRun(site, state, "")
     asked = facts.questions(site.mattermost) + proxy_facts.questions(site.mattermost.proxy, site.mattermost.host) + more
+    if "verify.py" in deploys:
+        asked += facts.health_questions()
     bundle = Bundle((*run.files(), *run.proxy_files()), asked)
+    together = bool({"site.py", "verify.py"} & set(deploys)) and site.mattermost.backup is not None
+    if together:
+        bundle += backup.bundle(site)
     run.found = remote.look_all(state, {site.mattermost_node: bundle})[site.mattermost_node]
+    backup.seen[:] = [run.found] if together else []
     return run
 
 
@@ -214,6 +229,7 @@ def begin() -> MattermostRun | None:
 def _begin() -> MattermostRun | None:
     state = pyinfra_state.inventory.state
     run = survey(state)
+    strict(state)
     if run is None:
         outcome.end("as declared", part=PART)
         return None
@@ -227,6 +243,8 @@ def _begin() -> MattermostRun | None:
     if not run.work:
         outcome.end("as declared", f"nothing to do for Mattermost on {run.node}", part=PART)
         return None
+    if not lock.mine(state, run.site.gitlab_nodes):
+        return _begin()
     summary = run.plan.summary()
     for line in summary:
         logger.info(f"    {run.node}: {line}")
@@ -234,7 +252,7 @@ def _begin() -> MattermostRun | None:
         show(run.server, [*run.plan.changes, *run.plan.site])
     outcome.begin(PART, changes={run.node: summary})
     if outcome.dry:
-        outcome.end("would change", f"{run.node} (--dry: nothing was touched)", part=PART)
+        outcome.end("would change", f"{run.node} (nothing was touched)", part=PART)
     return run
 
 

@@ -11,10 +11,11 @@ The rules behind it:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from roles.gitlab import facts as gitlab
 from roles.mailroom import facts as mailroom
+from roles.mailroom.guard import GUARD, TIMER, stands
 from roles.node.bundle import File
 from roles.node.facts import NodeState
 from roles.node.plan import FileChange, changes
@@ -39,11 +40,26 @@ class NodePlan:
     """`gitlab-ctl reconfigure` has to run: an input changes, or an earlier run did not finish."""
     readers: tuple[int, ...]
     """Process ids of the mail_rooms found running."""
+    kept_up: bool = False
+    """runit starts mail_room when it dies; so it may run in a moment, though no process was found."""
+    quiet: tuple[FileChange, ...] = ()
+    """Files that differ, and that GitLab does not read: record and guard of the mail reader."""
+    drained: bool = False
+    """It was taken out of the load balancer, and not put back."""
+    guard: bool = False
+    """The guard's units have to be started."""
+    upgrade: str | None = None
+    """The version that is installed, when it is to be another one."""
 
     @property
     def converge(self) -> bool:
         """True when configuration or package are not as declared."""
-        return self.install or bool(self.changes) or self.include or self.reconfigure
+        return self.install or bool(self.upgrade) or bool(self.changes) or self.include or self.reconfigure
+
+    @property
+    def notes(self) -> bool:
+        """True when record or guard of the mail reader are not as declared."""
+        return bool(self.quiet) or self.guard
 
 
 @dataclass(frozen=True)
@@ -64,11 +80,16 @@ class SitePlan:
     @property
     def work(self) -> bool:
         """False when the site is as declared."""
-        return bool(self.stop) or self.start or any(node.converge for node in self.nodes.values())
+        nodes = self.nodes.values()
+        return bool(self.stop) or self.start or any(node.converge or node.drained or node.notes for node in nodes)
 
     def first(self, name: str) -> bool:
         """True for a node to converge before the reader."""
         return name != self.reader and name in self.nodes and self.nodes[name].converge
+
+    def upgrades(self, name: str) -> bool:
+        """True for a node that gets another version of the package."""
+        return name in self.nodes and self.nodes[name].upgrade is not None
 
     @property
     def installing(self) -> set[str]:
@@ -82,6 +103,8 @@ class SitePlan:
             lines = []
             if node.install:
                 lines.append("install the GitLab package")
+            if node.upgrade:
+                lines.append(f"take GitLab from {node.upgrade} to the version of the site file")
             if name in self.stop:
                 lines.append(f"stop mail_room ({self.stop[name]})")
             lines += [change.summary() for change in node.changes]
@@ -89,6 +112,11 @@ class SitePlan:
                 lines.append(f"keep exactly one from_file line in {gitlab.GITLAB_RB}")
             if node.reconfigure:
                 lines.append("gitlab-ctl reconfigure")
+            if node.drained:
+                lines.append("put it back into the load balancer when it is healthy")
+            lines += [change.summary() for change in node.quiet]
+            if node.guard:
+                lines.append(f"start {TIMER}")
             if self.start and name == self.reader:
                 lines.append("check tokens, routes, mailboxes and clocks, then start mail_room")
             if lines:
@@ -102,6 +130,8 @@ def plan(
     files: Mapping[str, File],
     tokens: Mapping[str, Secret],
     limit: set[str],
+    quiet: Mapping[str, tuple[File, ...]] | None = None,
+    upgrade: bool = False,
 ) -> SitePlan:
     """Decide what to do.
 
@@ -111,6 +141,8 @@ def plan(
         files: the configuration file that each node must finally have.
         tokens: the tokens all Rails nodes must use.
         limit: the nodes that this run may change (`--limit`); all are looked at anyway.
+        quiet: by node: record and guard of the mail reader.
+        upgrade: nodes with another version of GitLab get that of the site file, instead of being refused.
     """
     refused: list[str] = []
     nodes: dict[str, NodePlan] = {}
@@ -120,15 +152,27 @@ def plan(
         if isinstance(state, str):
             refused.append(
                 f"{name} could not be looked at ({state}). It might be reading mail, so nothing is changed anywhere. "
-                "Bring it back, or take it out of the site file once it is switched off for good."
+                "Bring it back, or take it out of the site file once it is switched off for good. If it is the reader "
+                f"and off for certain: deploys/mailroom_move.py --data to=NODE --data fenced={name}"
             )
             continue
-        nodes[name] = node = _node(site, name, state, files[name], tokens)
+        nodes[name] = node = _node(site, name, state, files[name], tokens, (quiet or {}).get(name, ()))
+        installed = gitlab.version(state)
+        if upgrade and installed not in (None, site.gitlab.version):
+            nodes[name] = node = replace(node, upgrade=installed, reconfigure=True)
         refused += _refusals(site, name, state, node)
+        going_on = gitlab.upgrade(state)
+        if going_on and going_on.open and not upgrade:
+            refused.append(
+                f"an upgrade from {going_on.old} to {going_on.new} has not come to its end ({going_on.node}: "
+                f"{going_on.phase}). deploys/gitlab_upgrade.py goes on with it"
+            )
     rails_changing = any(node.converge for name, node in nodes.items() if site.nodes[name].rails)
     stop = _stops(nodes, reader, rails_changing)
     start = reader in nodes and (rails_changing or len(nodes[reader].readers) != 1 if reader else False)
-    outside = [name for name in nodes if name not in limit and (nodes[name].converge or name in stop)]
+    outside = [
+        name for name, node in nodes.items() if name not in limit and (node.converge or node.quiet or name in stop)
+    ]
     if outside and (start or stop):
         refused.append(
             f"{', '.join(outside)} must change too before mail can be read safely, but --limit or --exclude "
@@ -139,7 +183,9 @@ def plan(
     return SitePlan(nodes, reader, stop, start, tuple(refused))
 
 
-def _node(site: Site, name: str, state: NodeState, file: File, tokens: Mapping[str, Secret]) -> NodePlan:
+def _node(
+    site: Site, name: str, state: NodeState, file: File, tokens: Mapping[str, Secret], quiet: tuple[File, ...]
+) -> NodePlan:
     installed = gitlab.version(state) is not None
     differing = tuple(changes((file,), state))
     include = site.gitlab.config == "include" and not gitlab.include(state).as_declared
@@ -150,6 +196,10 @@ def _node(site: Site, name: str, state: NodeState, file: File, tokens: Mapping[s
         include=include,
         reconfigure=bool(differing) or include or other_token or not gitlab.reconfigured(state),
         readers=tuple(mailroom.readers(state)),
+        kept_up=mailroom.kept_up(state),
+        drained=gitlab.drained(state),
+        quiet=(noted := tuple(changes(quiet, state))),
+        guard=bool(quiet) and (not stands(state) or any(change.file.path in GUARD for change in noted)),
     )
 
 
@@ -163,10 +213,12 @@ def tokens_differ(site: Site, name: str, state: NodeState, tokens: Mapping[str, 
 def _stops(nodes: Mapping[str, NodePlan], reader: str | None, rails_changing: bool) -> dict[str, str]:
     stop = {}
     for name, node in nodes.items():
-        if not node.readers:
+        if not node.readers and not node.kept_up:
             continue
         if name != reader:
             stop[name] = f"{reader} is the reader" if reader else "the site file has no mail"
+        elif not node.readers:
+            stop[name] = "it is being started again, and is not tried yet"
         elif len(node.readers) > 1:
             stop[name] = f"{len(node.readers)} are running"
         elif rails_changing:
@@ -183,10 +235,10 @@ def _refusals(site: Site, name: str, state: NodeState, node: NodePlan) -> list[s
             f"{name}: the GitLab package is not installed. Install gitlab-{site.gitlab.edition} {declared}, "
             "or say gitlab.package.install: true in the site file."
         )
-    elif installed not in (None, declared):
+    elif installed not in (None, declared) and not node.upgrade:
         refused.append(
             f"{name}: GitLab {installed} is installed, the site file says {declared}. Set gitlab.version to what is "
-            "installed; an upgrade is a job of its own."
+            "installed; or upgrade: deploys/gitlab_upgrade.py."
         )
     if site.gitlab.config == "include":
         refused += [f"{name}: {problem}" for problem in gitlab.include(state).problems]

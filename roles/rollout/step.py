@@ -16,6 +16,7 @@ from pyinfra.api.command import FunctionCommand
 from pyinfra.api.host import Host
 from pyinfra.api.state import State
 
+from roles.rollout.lock import lock
 from roles.rollout.outcome import outcome
 from roles.site.errors import StepError
 from roles.site.secret import scrub
@@ -33,6 +34,7 @@ def step(action: Action | None) -> Generator[FunctionCommand, None, None]:
 
 def _act(state: State, host: Host, action: Action) -> bool:
     try:
+        lock.demand()
         action(host)
     except StepError as error:
         message = scrub(str(error))

@@ -8,16 +8,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from roles.backup.checks import checks as backup_checks
 from roles.gitlab.checks import configuration
 from roles.mailroom import checks as mail
 from roles.mailroom import deploy as mailroom
+from roles.mailroom.recover import evidence_question
 from roles.mattermost.checks import checks as mattermost_checks
-from roles.mattermost.facts import health_questions
 from roles.node import remote
 from roles.node.checks import Check, Verdict
-from roles.rollout import mattermost
+from roles.rollout import backup, mattermost, recover
 from roles.rollout.outcome import outcome
 from roles.rollout.run import Run, survey
+from roles.site.current import declared
+from roles.site.errors import StepError
 from roles.site.secret import scrub
 
 _COLOURS = {Verdict.AS_DECLARED: "green", Verdict.DIFFERS: "red", Verdict.NOT_SEEN: "yellow"}
@@ -31,7 +34,10 @@ def checks(run: Run) -> list[Check]:
         state = run.states[name]
         found += configuration(site, name, state, run.files[name])
         found.append(mail.readers(site, name, state))
-    if site.mail:
+        if run.record and site.nodes[name].rails:
+            found += mail.recorded(site, name, state, run.record)
+    found += mail.fenced(run.record) if run.record else []
+    if site.mail and site.mail.reader in run.states:
         reader = site.mail.reader
         state = run.states[reader]
         host = run.state.inventory.get_host(reader)
@@ -40,7 +46,18 @@ def checks(run: Run) -> list[Check]:
         found += mail.clocks(site, run.states)
         found += mail.probed(site, answer)
         found += mail.reading(site, state, answer)
+        found += _taken(run)
     return found
+
+
+def _taken(run: Run) -> list[Check]:
+    """Mails that were taken and never reached GitLab."""
+    assert run.site.mail is not None
+    try:
+        mails = recover.lost(run)
+    except StepError as error:
+        return [mail.taken(run.site, None, str(error))]
+    return [mail.taken(run.site, mails, "")]
 
 
 def table(found: list[Check], console: Console) -> None:
@@ -60,13 +77,17 @@ def table(found: list[Check], console: Console) -> None:
 
 
 def _verify() -> list[Check]:
-    run = survey(pyinfra_state.inventory.state)
+    asked = (evidence_question(declared()),) if declared().mail else ()
+    run = survey(pyinfra_state.inventory.state, more=asked)
     for kind, origin in run.tokens.origin.items():
         logger.info(f"    The {kind} token is not kept yet where the site file says ({origin})")
     found = checks(run)
-    chat = mattermost.survey(pyinfra_state.inventory.state, health_questions())
+    chat = mattermost.survey(pyinfra_state.inventory.state)
     if chat:
         found += mattermost_checks(chat)
+    saved = backup.survey(pyinfra_state.inventory.state)
+    if saved:
+        found += backup_checks(saved)
     if not outcome.json:
         console = Console()
         if not console.is_terminal:

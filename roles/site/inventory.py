@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from roles.rollout.guard import guard
+from roles.rollout.guard import deploys, guard
 from roles.site.current import use
 from roles.site.load import load
 from roles.site.models import Site
@@ -18,7 +18,8 @@ def pyinfra_groups(site_file: Path) -> dict[str, Group]:
     """Load the site file, check the flags of the run, and make the groups.
 
     Returns:
-        `gitlab` (all its nodes), `rails` (those with Rails), `mail_reader` and `mattermost` (one node, or none).
+        `gitlab` (all its nodes), `rails` (those with Rails), `mail_reader` and `mattermost` and `mattermost_drill`
+        (one node each, or none).
         Secrets are not in them.
 
     Raises:
@@ -29,11 +30,13 @@ def pyinfra_groups(site_file: Path) -> dict[str, Group]:
     site = load(site_file)
     use(site)
     nodes = {name: _data(site, name) for name in site.nodes}
+    spare = [site.drill_node] if site.drill_node and (not deploys or "drill.py" in deploys) else []
     groups = {
         "gitlab": list(site.gitlab_nodes),
         "rails": site.rails_nodes,
         "mail_reader": [site.mail.reader] if site.mail else [],
         "mattermost": [site.mattermost_node] if site.mattermost_node else [],
+        "mattermost_drill": spare,  # it may be switched off between drills, and must not stop other runs
     }
     return {group: [(name, nodes[name]) for name in names] for group, names in groups.items()}
 

@@ -48,6 +48,7 @@ def load(file: str | Path) -> Site:
     if problems or site is None:
         raise SiteFileError([problem for problem in problems if problem.message])
     site._path = path.resolve()
+    site._text = document.text
     problems += _broken(document, rules.check_secrets(site, document.data))
     if problems:
         raise SiteFileError(problems)

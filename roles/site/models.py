@@ -9,14 +9,16 @@ from typing import Annotated
 
 from pydantic import Field, PrivateAttr
 
-from roles.gitlab.settings import MATTERMOST_ROLE, RAILS_ROLES, ROLES, GitlabSettings, Settings
+from roles.gitlab.settings import DRILL_ROLE, MATTERMOST_ROLE, RAILS_ROLES, ROLES, GitlabSettings, Settings
 from roles.mailroom.settings import MailSettings, ServiceDeskSettings
 from roles.mattermost.settings import MattermostSettings
+from roles.rollout.settings import RolloutSettings
 from roles.site.base import AbsoluteURL, Hostname, NodeName, Port, StrictModel
-from roles.site.errors import SecretError
+from roles.site.errors import RefusedError, SecretError
 from roles.site.secret import FileRef, Secret, SecretRef
 
-_ROLES = (*ROLES, MATTERMOST_ROLE)
+_OWN = {MATTERMOST_ROLE, DRILL_ROLE}
+_ROLES = (*ROLES, MATTERMOST_ROLE, DRILL_ROLE)
 
 
 class SshSettings(StrictModel):
@@ -49,7 +51,7 @@ class NodeSettings(StrictModel):
         Annotated[str, Field(pattern=f"^({'|'.join(_ROLES)})$", description="one of: " + ", ".join(_ROLES))]
     ] = []
     """Its Omnibus roles, without the `_role` at their end. None: everything is on, Rails too. `mattermost` alone:
-    the node is Mattermost's own server."""
+    the node is Mattermost's own server. `mattermost_drill` alone: a spare node for restore drills."""
 
     url: AbsoluteURL | None = None
     """This node's own GitLab as the reader reaches it, past the load balancer. Default: `external_url` with this node's
@@ -88,8 +90,17 @@ class Site(StrictModel):
     mattermost: MattermostSettings | None = None
     """Mattermost on its own server."""
 
+    rollout: RolloutSettings | None = None
+    """How changes reach the GitLab nodes. Without it: all but the reader at once, then the reader."""
+
     _path: Path = PrivateAttr(default=Path("site.yml"))
+    _text: bytes = PrivateAttr(default=b"")
     _secrets: dict[SecretRef, Secret] = PrivateAttr(default_factory=dict)
+
+    @property
+    def path(self) -> Path:
+        """The site file."""
+        return self._path
 
     @property
     def dir(self) -> Path:
@@ -103,7 +114,7 @@ class Site(StrictModel):
     @property
     def gitlab_nodes(self) -> dict[str, NodeSettings]:
         """The nodes with GitLab, by name."""
-        return {name: node for name, node in self.nodes.items() if MATTERMOST_ROLE not in node.roles}
+        return {name: node for name, node in self.nodes.items() if not _OWN & set(node.roles)}
 
     @property
     def mattermost_node(self) -> str | None:
@@ -111,9 +122,28 @@ class Site(StrictModel):
         return next((name for name, node in self.nodes.items() if MATTERMOST_ROLE in node.roles), None)
 
     @property
+    def drill_node(self) -> str | None:
+        """Name of the spare node for restore drills; None when the site has none."""
+        return next((name for name, node in self.nodes.items() if DRILL_ROLE in node.roles), None)
+
+    @property
     def rails_nodes(self) -> list[str]:
         """Names of the nodes with Rails."""
         return [name for name, node in self.gitlab_nodes.items() if node.rails]
+
+    @property
+    def migrates(self) -> str | None:
+        """Name of the one node whose `gitlab-ctl reconfigure` migrates GitLab's database (`auto_migrate`).
+
+        It is the canary of the rollout, or else the first node of the file, among those that serve the application.
+        It does not follow the mail reader: moving that must change two nodes only.
+        """
+        rails = self.rails_nodes
+        able = [
+            name for name in rails if not self.nodes[name].roles or "application" in self.nodes[name].roles
+        ] or rails
+        canary = self.rollout.canary if self.rollout else None
+        return canary if canary in able else next(iter(able), None)
 
     @property
     def webhook_mailboxes(self) -> list[str]:
@@ -133,6 +163,21 @@ class Site(StrictModel):
         if ref not in self._secrets:
             self._secrets[ref] = ref.resolve(self.dir)
         return self._secrets[ref]
+
+    def read_again(self) -> None:
+        """Another run may have ended since the file was read, and have changed secrets that are kept in files.
+
+        Raises:
+            RefusedError: the site file itself is another one by now.
+        """
+        try:
+            same = self._path.read_bytes() == self._text
+        except OSError:
+            same = False
+        if not same:
+            raise RefusedError(f"{self._path} was changed while this run waited for another one. Run again")
+        for ref in [ref for ref in self._secrets if isinstance(ref, FileRef)]:
+            del self._secrets[ref]
 
     def _token_ref(self, kind: str) -> SecretRef:
         ref = getattr(self.mail.tokens, kind) if self.mail else None

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from roles.backup import rules as backup
 from roles.gitlab.settings import RAILS_ROLES, SECTIONS
 from roles.mattermost import rules as mattermost
 from roles.site.errors import SecretError
@@ -40,7 +41,7 @@ NEVER_READ = {
 }
 """Keys that GitLab's documentation names, that no version of the package ever read, and what to use instead."""
 
-_OURS = re.compile(r"^(incoming_email|service_desk_email)_|^internal_api_url$")
+_OURS = re.compile(r"^(incoming_email|service_desk_email)_|^internal_api_url$|^auto_migrate$")
 _SECRET_KEY = re.compile(
     r"(password|passwd|secret|token|salt|_secret_key|secret_access_key|private_key|encryption_key|key_base)$",
     re.I,
@@ -61,7 +62,8 @@ def names_secret(key: str) -> bool:
 
 def check(data: Mapping[str, Any]) -> Iterator[Found]:
     """Every broken rule in the plain data of a site file."""
-    for rule in (_addresses, _reader, _mailboxes, _urls, _tokens, _gitlab, _suffixes, mattermost.check):
+    own = (_addresses, _reader, _mailboxes, _urls, _tokens, _gitlab, _suffixes, _rollout)
+    for rule in (*own, mattermost.check, backup.check):
         yield from rule(data)
 
 
@@ -96,6 +98,17 @@ def _reader(data: Mapping[str, Any]) -> Iterator[Found]:
             repr(reader),
             "one of: " + ", ".join(rails),
         )
+
+
+def _rollout(data: Mapping[str, Any]) -> Iterator[Found]:
+    canary, reader = get(data, "rollout", "canary"), get(data, "mail", "reader")
+    other = {"mattermost", "mattermost_drill"}
+    nodes = [name for name, node in items(data, "nodes") if not other & {str(r) for r in get(node, "roles") or ()}]
+    allowed = "one of: " + ", ".join(name for name in nodes if name != reader)
+    if isinstance(canary, str) and canary not in nodes:
+        yield Found(("rollout", "canary"), "is not a GitLab node of this site", repr(canary), allowed)
+    elif canary is not None and canary == reader:
+        yield Found(("rollout", "canary"), "is the mail reader, which comes last", repr(canary), allowed)
 
 
 def _rails(node: Any) -> bool:
@@ -249,7 +262,8 @@ def _setting(loc: Loc, section: str, key: str) -> Iterator[Found]:
     if instead:
         yield Found(loc, "is in GitLab's documentation, but no version of the package ever read it", key, instead)
     elif _ours(section, key):
-        yield Found(loc, "is set by this program", key, "mail, or gitlab.internal_api_url, of this file")
+        instead = "rollout.canary" if key == "auto_migrate" else "mail, or gitlab.internal_api_url,"
+        yield Found(loc, "is set by this program", key, f"{instead} of this file")
 
 
 def _ours(section: str, key: str) -> bool:

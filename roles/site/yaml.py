@@ -39,6 +39,8 @@ class Document:
 
     file: Path
     """The file, as the caller named it."""
+    text: bytes = b""
+    """What is in it."""
     data: Any = None
     """The content: dict, list, str, int, float, bool, None and `SecretRef`."""
     lines: dict[KeyPath, int] = field(default_factory=dict)
@@ -61,7 +63,7 @@ def read(file: Path) -> Document:
     """Read and parse a file. Problems, also an unreadable file, are in the result; nothing is raised."""
     document = Document(file)
     try:
-        raw = file.read_bytes()
+        document.text = raw = file.read_bytes()
     except OSError as error:
         document.problems.append(
             Problem(file, 0, "", f"cannot be read: {error.strerror}", hint="name an existing site file")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab.image import LAB
+from tests.lab.image import LAB, MACHINES
 from tests.lab.lab import Lab
 from tests.lab.site import LabSite
 
@@ -23,9 +23,13 @@ def lab() -> Iterator[Lab]:
         lab.down()
 
 
+_last: list[LabSite] = []
+
+
 @pytest.fixture(scope="module")
 def fresh(lab: Lab) -> LabSite:
     """The lab's site on new nodes: nothing is installed on them yet."""
+    _last.clear()
     lab.reset()
     folder = LAB / "tests" / lab.name
     shutil.rmtree(folder, ignore_errors=True)
@@ -33,10 +37,24 @@ def fresh(lab: Lab) -> LabSite:
 
 
 @pytest.fixture(scope="module")
-def site(fresh: LabSite) -> LabSite:
-    """The lab's site, configured."""
-    fresh.ok()
-    return fresh
+def site(request: pytest.FixtureRequest) -> LabSite:
+    """The lab's site, configured.
+
+    On new nodes; or, for a module that says `REUSE = True`, as the module before has left it, if it is in order.
+    """
+    if _last and getattr(request.module, "REUSE", False) and _in_order(_last[0]):
+        return _last[0]
+    found: LabSite = request.getfixturevalue("fresh")
+    found.ok()
+    _last[:] = [found]
+    return found
+
+
+def _in_order(site: LabSite) -> bool:
+    site.write(site.original)
+    for name in MACHINES:
+        site.lab.heal(name)
+    return site.run().code == 0
 
 
 @pytest.fixture
@@ -44,7 +62,7 @@ def healed(site: LabSite) -> Iterator[LabSite]:
     """The configured site for a test that damages it: put right again afterwards, and seen to be."""
     yield site
     site.write(site.original)
-    for name in ("gitlab-1", "gitlab-2", "gitlab-3", "gitaly-1", "lb-1", "mail-1", "chat-1", "db-1"):
+    for name in MACHINES:
         site.lab.heal(name)
     result = site.run()
     assert result.code == 0, result.screen

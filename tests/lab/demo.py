@@ -8,7 +8,7 @@ import sys
 import time
 
 from tests.lab import mail
-from tests.lab.image import DOMAIN, LAB
+from tests.lab.image import DOMAIN, LAB, MACHINES
 from tests.lab.lab import Lab
 from tests.lab.site import NODES, ROOT, LabSite
 
@@ -38,13 +38,13 @@ def main() -> None:
     """The demo."""
     started = time.monotonic()
     lab = Lab()
-    title("The lab: eight machines with systemd, in a network of their own (the GitLab package is a stand-in)")
+    title("The lab: eleven machines with systemd, in a network of their own (the GitLab package is a stand-in)")
     again = lab.is_up
     lab.up()
     if again:
         print("   the lab was up: its nodes are made new, so that there is something to see", flush=True)
-        lab.reset(*NODES, "chat-1", "db-1")
-        (LAB / "secrets" / "mattermost_oauth").unlink(missing_ok=True)
+        lab.reset(*NODES, *(name for name in MACHINES if name not in (*NODES, "lb-1", "mail-1")))
+    (LAB / "secrets" / "mattermost_oauth").unlink(missing_ok=True)  # of a GitLab that is no more
     for name, state in lab.status().items():
         print(f"   {name:10} {state}")
     site = LabSite(lab, ROOT / "inventories" / "lab")
@@ -68,6 +68,10 @@ def main() -> None:
     me = json.loads(done.stdout or "{}").get("me", {})
     print(f"logged in as {me.get('username')}, e-mail {me.get('email')}, signed on by {me.get('auth_service')}")
 
+    title("backup.py: a backup that is read back before it counts")
+    pyinfra(site, "backup")
+    title("drill.py: the backup, restored on a spare node with a newer PostgreSQL, proven, and torn down")
+    pyinfra(site, "drill")
     title("verify.py: is the site what its file says?")
     pyinfra(site, "verify")
     if len(got) != 1:
@@ -78,11 +82,13 @@ def main() -> None:
 Mattermost: {URL} (reached by `uv run lab run -- curl --cacert .lab/ca/ca.crt {URL}/api/v4/system/ping`)
   administrator: admin, password in .lab/secrets/mattermost_admin_password
   through GitLab: alice, {password_of("alice")}
+Reports of the drills: .lab/drills
 The mail that was sent was delivered once. All of it took {time.monotonic() - started:.0f} s. The lab is still up. Try:
   uv run lab status                       the machines
   uv run lab ssh gitlab-1                 look around on one
   edit inventories/lab/site.yml           then run the line with site.py above again
-                                          (reader: gitlab-2 moves the reader; add --dry --diff to only look)
+                                          (add --dry --diff to only look)
+  ... deploys/mailroom_move.py --data to=gitlab-2     moves the mail reader
   uv run lab cut gitlab-2                 pull a cable, and run site.py or verify.py again (lab heal gitlab-2)
   uv run lab down                         stop and remove everything""")
 

@@ -1,6 +1,6 @@
-"""What the lab's nodes are made of: one root file system (cached), one repository of packages, one layer of trust.
+"""What the lab's nodes are made of: a root file system (cached), one repository of packages, one layer of trust.
 
-The root file system is made once per recipe by mmdebstrap and kept in the user's cache folder. The layer on top of it
+A root file system is made once per recipe by mmdebstrap and kept in the user's cache folder. The layer on top of it
 belongs to this checkout: the lab's certificate authority, its ssh keys, host names, package source.
 """
 
@@ -36,25 +36,46 @@ MACHINES = {
     "gitaly-1": "198.18.0.21",
     "mail-1": "198.18.0.31",
     "chat-1": "198.18.0.41",
+    "spare-1": "198.18.0.42",
     "db-1": "198.18.0.51",
+    "db-2": "198.18.0.52",
+    "backup-1": "198.18.0.61",
 }
 """The default site, by name. 198.18.0.0/15 is for benchmarks (RFC 2544) and never routed."""
+MORE = [f"node-{number}" for number in range(1, int(os.environ.get("LAB_NODES", "0")) + 1)]
+"""Further bare machines, for benchmarks (at most 150)."""
+MACHINES |= {name: f"198.18.0.{100 + number}" for number, name in enumerate(MORE, 1)}
 BRIDGE_ADDRESS = "198.18.0.1"
 ALIASES = {
     "lb-1": [f"gitlab.{DOMAIN}", f"acme.{DOMAIN}"],
     "mail-1": [f"mail.{DOMAIN}"],
     "chat-1": [f"chat.{DOMAIN}"],
     "db-1": [f"db.{DOMAIN}"],
+    "db-2": [f"db2.{DOMAIN}"],
+    "backup-1": [f"backup.{DOMAIN}"],
 }
+DATABASES = {"db-1": 15, "db-2": 17}
+"""The machines with PostgreSQL, and its major version: the one of their Debian."""
 
-PACKAGES = """
+SUITE, NEWER = "bookworm", "trixie"
+SUITES = {"db-2": NEWER}
+"""Machines that are not of the Debian that all others are."""
+
+BASIC = """
     systemd systemd-sysv dbus openssh-server iproute2 iputils-ping ca-certificates curl procps less sudo openssl
-    faketime haproxy dovecot-imapd dovecot-lmtpd postfix postgresql pebble
+    postgresql
 """.split()
-"""What is in the root file system, besides what the stand-in for GitLab needs: with that in it, installing the stand-in
-takes a second. The real package brings all of its own."""
+PACKAGES = {
+    SUITE: [*BASIC, *"faketime haproxy dovecot-imapd dovecot-lmtpd postfix pebble".split(), *DEPENDS],
+    NEWER: BASIC,
+}
+"""What is in each root file system. DEPENDS is what the stand-in for GitLab needs: with that in it, installing the
+stand-in takes a second. The real package brings all of its own."""
 
-OFFERED = "nginx-light certbot".split()
+STANDINS = ("18.10.5-ee.0", "18.11.11-ee.0", "19.0.5-ee.0")
+"""The versions of the stand-in for GitLab that the nodes can install."""
+
+OFFERED = {SUITE: "nginx-light certbot restic python3-psycopg nftables".split(), NEWER: []}
 """Packages that are not in the root file system, but can be installed by the nodes, with all that they need."""
 
 MASKED = """
@@ -66,17 +87,20 @@ OFF = "haproxy.service dovecot.service dovecot.socket postfix.service postgresql
 
 HOOK = f"""\
 set -e
-chroot "$1" useradd --system --no-create-home vmail
-chroot "$1" systemctl disable {" ".join(OFF)} 2>/dev/null || true
-chroot "$1" systemctl mask {" ".join(MASKED)}
-chroot "$1" systemctl enable systemd-networkd
-: > "$1/etc/machine-id"
-rm -f "$1"/etc/ssh/ssh_host_*
-chroot "$1" apt-get clean
-chroot "$1" apt-get install --yes --quiet --download-only --no-install-recommends {" ".join(OFFERED)}
-mkdir "$1/offered"
-mv "$1"/var/cache/apt/archives/*.deb "$1/offered/"
+root="$1"
+shift
+chroot "$root" useradd --system --no-create-home vmail
+chroot "$root" systemctl disable {" ".join(OFF)} 2>/dev/null || true
+chroot "$root" systemctl mask {" ".join(MASKED)}
+chroot "$root" systemctl enable systemd-networkd
+: > "$root/etc/machine-id"
+rm -f "$root"/etc/ssh/ssh_host_*
+chroot "$root" apt-get clean
+chroot "$root" apt-get install --yes --quiet --download-only --no-install-recommends "$@"
+mkdir "$root/offered"
+find "$root/var/cache/apt/archives" -name '*.deb' -exec mv -t "$root/offered" {{}} +
 """
+"""Run on a new root file system: the folder, then the packages that are only laid aside."""
 
 _started = time.monotonic()
 
@@ -108,23 +132,31 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def root_file_system() -> Path:
-    """The base of every node; made on first use (about a minute), then taken from the cache."""
-    included = sorted({*PACKAGES, *DEPENDS})
-    recipe = hashlib.sha256(repr((included, HOOK)).encode()).hexdigest()[:12]
+def root_file_system(suite: str = SUITE) -> Path:
+    """The base of every node of a Debian suite; made on first use (about a minute), then taken from the cache."""
+    included, offered = sorted({*PACKAGES[suite]}), OFFERED[suite]
+    recipe = hashlib.sha256(repr((suite, included, offered, HOOK)).encode()).hexdigest()[:12]
     base = CACHE / recipe
     with locked(CACHE / "lock"):
         if not base.exists():
-            say("making the root file system of the nodes (once; about a minute)")
+            say(f"making the root file system of the nodes, Debian {suite} (once; about a minute)")
             part = CACHE / f"{recipe}.part"
             shutil.rmtree(part, ignore_errors=True)
             hook = CACHE / f"{recipe}.sh"
             hook.write_text(HOOK)
             wanted = f"--include={','.join(included)}"
-            customize = f'--customize-hook=sh {hook} "$1"'
-            run("mmdebstrap", "--variant=minbase", wanted, customize, "bookworm", part)
+            customize = f'--customize-hook=sh {hook} "$1" {" ".join(offered)}'
+            run("mmdebstrap", "--variant=minbase", wanted, customize, suite, part)
             part.rename(base)
     return base
+
+
+TIMED = """\
+#!/bin/sh
+began=$(date +%s.%N); /opt/gitlab/bin/gitlab-ctl "$@"; rc=$?
+echo "$began $(date +%s.%N)" >> /var/log/gitlab-ctl.times; exit $rc
+"""
+"""In a benchmark, the time that the stand-in takes is told apart from everything else."""
 
 
 def packages() -> Path:
@@ -136,7 +168,8 @@ def packages() -> Path:
     if given:
         shutil.copy(given, part)
     else:
-        build_standin(part)
+        for version in STANDINS:
+            build_standin(part, version)
     for offered in (root_file_system() / "offered").iterdir():
         shutil.copy(offered, part)
     (part / "Packages").write_text(run("dpkg-scanpackages", "--multiversion", ".", cwd=part).stdout)
@@ -170,19 +203,22 @@ def keys() -> None:
     ssh, ca, secret = LAB / "ssh", LAB / "ca", LAB / "secrets"
     for folder in (ssh, ca, secret):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for name in ("id_ed25519", "host_ed25519"):
+    for name in ("id_ed25519", "host_ed25519", "backup_ed25519"):
         if not (ssh / name).exists():
             run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", ssh / name)
     host = " ".join((ssh / "host_ed25519.pub").read_text().split()[:2])
     names = [f"{name},{address} {host}\n" for name, address in MACHINES.items()]
     (ssh / "known_hosts").write_text("".join(names))
+    backup = ("backup-1", f"backup.{DOMAIN}", MACHINES["backup-1"])
+    (ssh / "backup_known_hosts").write_text("".join(f"{name} {host}\n" for name in backup))
     for kind in ("incoming_email", "service_desk_email"):
         path = secret / f"{kind}_password"
         if not path.exists():
             # characters on which careless quoting breaks; no #{ #$ #@, which GitLab's own gitlab.yml does not survive
             path.touch(mode=0o600)
             path.write_text("'\"\\ %$&<>" + secrets.token_urlsafe(18))
-    for name in ("db_admin_password", "mattermost_db_password", "mattermost_admin_password"):
+    passwords = "db_admin_password mattermost_db_password mattermost_admin_password mattermost_drill_db_password"
+    for name in (*passwords.split(), "restic_password"):
         path = secret / name
         if not path.exists():
             path.touch(mode=0o600)
@@ -191,7 +227,7 @@ def keys() -> None:
         subject = ("-subj", "/CN=pyinfra-gitlab lab CA")
         out = ("-keyout", ca / "ca.key", "-out", ca / "ca.crt")
         run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "3650", *subject, *out)
-    for name in ("mail", "gitlab", "chat", "db", "acme"):
+    for name in ("mail", "gitlab", "chat", "db", "db2", "acme"):
         certificate(f"{name}.{DOMAIN}")
 
 
@@ -258,6 +294,9 @@ def furnish(name: str, root: Path) -> None:
     put(root / "etc/hostname", name + "\n")
     network = f"[Match]\nName=host0\n[Network]\nAddress={MACHINES[name]}/24\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n"
     put(root / "etc/systemd/network/00-host0.network", network)
+    if name in MORE:
+        put(root / "usr/local/sbin/gitlab-ctl", TIMED, 0o755)
+        put(root / "etc/ssh/sshd_config.d/bench.conf", "LogLevel VERBOSE\n")
     if name == "lb-1":
         put(root / "etc/haproxy/haproxy.cfg", (CONFIG / "haproxy.cfg").read_text())
         pem = "".join((LAB / f"ca/gitlab.{DOMAIN}.{end}").read_text() for end in ("crt", "key"))
@@ -268,8 +307,10 @@ def furnish(name: str, root: Path) -> None:
         put(root / "etc/pebble/pebble.json", (CONFIG / "pebble.json").read_text())
         put(root / "lib/systemd/system/pebble.service", (CONFIG / "pebble.service").read_text())
         enable(root, "pebble.service")
-    if name == "db-1":
-        _furnish_database(root)
+    if name in DATABASES:
+        _furnish_database(root, ALIASES[name][0], DATABASES[name])
+    if name == "backup-1":
+        _furnish_backup(root)
     if name == "mail-1":
         put(root / "etc/dovecot/dovecot.conf", (CONFIG / "dovecot.conf").read_text())
         put(root / "etc/postfix/main.cf", (CONFIG / "main.cf").read_text())
@@ -287,19 +328,28 @@ def furnish(name: str, root: Path) -> None:
             enable(root, unit)
 
 
-def _furnish_database(root: Path) -> None:
+def _furnish_backup(root: Path) -> None:
+    """A place for backups: the account `restic` may transfer files in its folder, and nothing else."""
+    run("chroot", root, "useradd", "--system", "--shell=/usr/sbin/nologin", "--home-dir=/srv/restic", "restic")
+    (root / "srv/restic").mkdir(mode=0o700)
+    os.chown(root / "srv/restic", *owner(root, "restic"))
+    put(root / "etc/ssh/restic_keys", (LAB / "ssh/backup_ed25519.pub").read_text())
+    put(root / "etc/ssh/sshd_config.d/restic.conf", (CONFIG / "sshd_restic.conf").read_text())
+
+
+def _furnish_database(root: Path, host: str, version: int) -> None:
     """PostgreSQL that takes TLS alone, with an administrator who is no superuser, as a managed database has."""
     for end in ("crt", "key"):
-        put(root / f"etc/postgresql/lab.{end}", (LAB / f"ca/db.{DOMAIN}.{end}").read_text(), 0o600)
+        put(root / f"etc/postgresql/lab.{end}", (LAB / f"ca/{host}.{end}").read_text(), 0o600)
         os.chown(root / f"etc/postgresql/lab.{end}", *owner(root, "postgres"))
-    main = root / "etc/postgresql/15/main"
+    main = root / f"etc/postgresql/{version}/main"
     put(main / "conf.d/lab.conf", (CONFIG / "postgresql.conf").read_text())
     put(main / "pg_hba.conf", (CONFIG / "pg_hba.conf").read_text())
     password = (LAB / "secrets/db_admin_password").read_text().replace("'", "''")
     put(root / "etc/postgresql/lab.sql", f"CREATE ROLE dba LOGIN CREATEROLE CREATEDB PASSWORD '{password}';\n", 0o600)
     os.chown(root / "etc/postgresql/lab.sql", *owner(root, "postgres"))
     create = "ExecStartPost=-/usr/bin/psql -X --quiet --file=/etc/postgresql/lab.sql"
-    unit = root / "etc/systemd/system/postgresql@15-main.service.d/lab.conf"
+    unit = root / f"etc/systemd/system/postgresql@{version}-main.service.d/lab.conf"
     put(unit, f"[Service]\nUser=postgres\n{create}\n")
     enable(root, "postgresql.service")
 

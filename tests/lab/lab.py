@@ -20,10 +20,10 @@ from tests.lab import image
 from tests.lab.image import LAB, MACHINES, ROOT, run, say
 
 CGROUPS = Path("/sys/fs/cgroup")
-PORTS = {"lb-1": (80, 443, 14000), "mail-1": (25, 143, 993), "db-1": (5432,)}
+PORTS = {"lb-1": (80, 443, 14000), "mail-1": (25, 143, 993), "db-1": (5432,), "db-2": (5432,)}
 """What the lab's own machines serve, besides ssh."""
-UNITS = {"db-1": "postgresql@15-main"}
-"""Units that are ready later than their ports: this one then makes its administrator."""
+UNITS = {name: f"postgresql@{version}-main" for name, version in image.DATABASES.items()}
+"""Units that are ready later than their ports: PostgreSQL then makes its administrator."""
 NEEDED = {
     "systemd-nspawn": "systemd-container",
     "mmdebstrap": "mmdebstrap",
@@ -32,11 +32,15 @@ NEEDED = {
     "openssl": "openssl",
 }
 """Commands that the lab runs on this machine, and their Debian packages."""
+INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
+"""How many inotify instances one user of this machine may have, all nodes of all labs together."""
+ENOUGH = 1024
+"""A node's systemd and its services take about ten; the usual limit is 128, too few for two labs."""
 REBOOT = 133
 """Exit code of systemd-nspawn when the container asked for a reboot."""
 
 SHARED = "/var/opt/gitlab/standin-shared"
-"""A folder that all nodes `gitlab-...` have in common: what the database is to the real GitLab."""
+"""A folder that all nodes with GitLab have in common: what the database is to the real GitLab."""
 
 # One per node. A reboot inside ends nspawn: it is started again, as a machine would. The node gets a cgroup of its own,
 # or the systemds of two nodes would share one tree.
@@ -78,12 +82,16 @@ class Lab:
     def up(self) -> None:
         """Start what is not running, and wait until every node takes ssh."""
         check_machine()
+        if int(INOTIFY.read_text()) < ENOUGH:
+            say(f"{INOTIFY} is set to {ENOUGH} until the next boot: it was too small for so many nodes")
+            INOTIFY.write_text(str(ENOUGH))
         with image.locked(LAB / "lock"):
-            base = image.root_file_system()
+            bases = [image.root_file_system(suite) for suite in image.PACKAGES]
             image.keys()
             image.packages()
             image.releases()
-            image.layer(base)
+            for base in bases:
+                image.layer(base)
             self._up()
 
     def _up(self) -> None:
@@ -102,7 +110,7 @@ class Lab:
         for name in MACHINES:
             if not self.leader(name):
                 self._start(name)
-        self.wait(*MACHINES)
+        self.wait(*MACHINES, seconds=60 + 2 * len(MACHINES))
         say("the lab is up")
 
     def down(self) -> None:
@@ -175,7 +183,7 @@ class Lab:
             shutil.rmtree(self.folder / "shared", ignore_errors=True)
         for name in names or MACHINES:
             self._start(name)
-        self.wait(*(names or MACHINES))
+        self.wait(*(names or MACHINES), seconds=60 + 2 * len(names or MACHINES))
 
     def sh(self, name: str, script: str, check: bool = True, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Run a shell script on a node as root, past its network.
@@ -245,14 +253,14 @@ class Lab:
         for part in ("upper", "work", "merged"):
             (folder / part).mkdir(parents=True, exist_ok=True)
         if not os.path.ismount(folder / "merged"):
-            base = image.root_file_system()
+            base = image.root_file_system(image.SUITES.get(name, image.SUITE))
             lower = f"{image.layer(base)}:{base}"
             options = f"lowerdir={lower},upperdir={folder / 'upper'},workdir={folder / 'work'}"
             run("mount", "-t", "overlay", "overlay", "-o", options, folder / "merged")
         if not (folder / "furnished").exists():
             image.furnish(name, folder / "merged")
             (folder / "furnished").touch()
-        shared = self.folder / "shared" if name.startswith("gitlab-") else ""
+        shared = self.folder / "shared" if name.startswith(("gitlab-", "node-")) else ""
         if shared:
             shared.mkdir(parents=True, exist_ok=True)
         arguments = [self.namespace, folder, CGROUPS, self._cgroup(name), name, self.bridge, LAB / "debs", shared]

@@ -28,11 +28,11 @@ def _session(ca: str) -> requests.Session:
     return session
 
 
-def sign_on(url: str, ca: str, username: str, password: str) -> dict[str, Any]:
-    """Log in to Mattermost through GitLab, as a browser does: follow redirects, fill in the form, keep the cookies.
+def through_gitlab(url: str, ca: str, username: str, password: str) -> tuple[requests.Session, requests.Response]:
+    """Sign on to Mattermost as a browser does: follow redirects, fill in the form, keep the cookies.
 
     Returns:
-        `me`: the user as Mattermost sees it afterwards; or `status` and `text` of the page where it ended.
+        The browser, and the page where it ended.
     """
     browser = _session(ca)
     page = browser.get(f"{url}/oauth/gitlab/login", timeout=30)
@@ -47,13 +47,24 @@ def sign_on(url: str, ca: str, username: str, password: str) -> dict[str, Any]:
     link = re.search(r'<a href="([^"]*)">Click here to redirect', page.text)
     if link:
         page = browser.get(html.unescape(link[1]), timeout=30)
+    return browser, page
+
+
+def sign_on(url: str, ca: str, username: str, password: str) -> dict[str, Any]:
+    """Log in to Mattermost through GitLab.
+
+    Returns:
+        `me`: the user as Mattermost sees it afterwards; or `status` and `text` of the page where it ended.
+    """
+    browser, page = through_gitlab(url, ca, username, password)
     me = browser.get(f"{url}/api/v4/users/me", timeout=30)
     if me.status_code != 200:
         return {"status": page.status_code, "url": page.url, "text": page.text[:2000]}
     return {"me": me.json()}
 
 
-def _log_in(url: str, ca: str, username: str, password: str) -> requests.Session:
+def with_password(url: str, ca: str, username: str, password: str) -> requests.Session:
+    """A client that is logged in with a password."""
     client = _session(ca)
     answer = client.post(f"{url}/api/v4/users/login", json={"login_id": username, "password": password}, timeout=30)
     answer.raise_for_status()
@@ -64,12 +75,12 @@ def _log_in(url: str, ca: str, username: str, password: str) -> requests.Session
 
 def log_in(url: str, ca: str, username: str, password: str) -> dict[str, Any]:
     """Log in with a password."""
-    return {"me": _log_in(url, ca, username, password).get(f"{url}/api/v4/users/me", timeout=30).json()}
+    return {"me": with_password(url, ca, username, password).get(f"{url}/api/v4/users/me", timeout=30).json()}
 
 
 def upload(url: str, ca: str, username: str, password: str, size: int) -> dict[str, Any]:
     """Send a file of `size` bytes to a channel, get it back, and compare."""
-    client = _log_in(url, ca, username, password)
+    client = with_password(url, ca, username, password)
 
     def call(method: str, path: str, **more: Any) -> requests.Response:
         return client.request(method, f"{url}/api/v4{path}", timeout=300, **more)
@@ -104,7 +115,7 @@ def upload(url: str, ca: str, username: str, password: str, size: int) -> dict[s
 
 def hello(url: str, ca: str, username: str, password: str) -> dict[str, Any]:
     """Open a websocket and return the server's first event."""
-    token = str(_log_in(url, ca, username, password).headers["Authorization"])
+    token = str(with_password(url, ca, username, password).headers["Authorization"])
     connection = websocket.create_connection(
         url.replace("https://", "wss://") + "/api/v4/websocket",
         header=[f"Authorization: {token}"],
@@ -120,7 +131,7 @@ def hello(url: str, ca: str, username: str, password: str) -> dict[str, Any]:
 
 def slash(url: str, ca: str, username: str, password: str, team: str, typed: str) -> dict[str, Any]:
     """Type a slash command in the main channel of a team, after joining it, and return what came back."""
-    client = _log_in(url, ca, username, password)
+    client = with_password(url, ca, username, password)
     found = client.get(f"{url}/api/v4/teams/name/{team}", timeout=30).json()
     me = client.get(f"{url}/api/v4/users/me", timeout=30).json()
     member = {"team_id": found["id"], "user_id": me["id"]}

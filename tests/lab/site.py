@@ -16,7 +16,10 @@ from tests.lab.lab import Lab
 ROOT = Path(__file__).resolve().parents[2]
 RAILS = ("gitlab-1", "gitlab-2", "gitlab-3")
 NODES = (*RAILS, "gitaly-1")
-AS_DECLARED = "pyinfra-gitlab: as declared: nothing to do on 4 GitLab nodes; nothing to do for Mattermost on chat-1"
+AS_DECLARED = (
+    "pyinfra-gitlab: as declared: nothing to do on 4 GitLab nodes; nothing to do for Mattermost on chat-1; "
+    "nothing to do for the backups of chat-1"
+)
 """The last line of a run over the lab's site that found nothing to do."""
 RECEIVED = "/var/log/gitlab/standin/received.jsonl"
 """Where the stand-in's API route writes down each mail that it took."""
@@ -53,6 +56,8 @@ class LabSite:
     def __init__(self, lab: Lab, folder: Path) -> None:
         self.lab = lab
         self.folder = folder
+        self.kept: dict[str, Any] = {}
+        """What modules that use the same site have made there."""
         source = ROOT / "inventories" / "lab"
         if folder == source:
             return
@@ -96,6 +101,15 @@ class LabSite:
         """`verify.py` with its JSON."""
         return self.run("--data", "format=json", deploy="verify")
 
+    def sound(self, seconds: float = 0) -> None:
+        """`verify.py` must find the site as declared, at once or within so many seconds."""
+        deadline = time.monotonic() + seconds
+        while (found := self.verify()).code and time.monotonic() < deadline:
+            time.sleep(1)
+        assert found.stdout, found.screen
+        wrong = [one for one in found.json["checks"] if one["verdict"] != "as declared"]
+        assert found.code == 0, (found.last_line, wrong)
+
     def readers(self) -> dict[str, int]:
         """How many mail_rooms run on each node, counted by the lab itself."""
         script = "pgrep -c -f '^[^ ]*ruby[^ ]* [^ ]*mail_room -c' || true"
@@ -105,8 +119,9 @@ class LabSite:
         """Every mail that GitLab's API took, on any node."""
         out = []
         for name in RAILS:
-            text = self.lab.sh(name, f"cat {RECEIVED} 2>/dev/null || true").stdout
-            out += [json.loads(line) for line in text.splitlines()]
+            file = self.lab.folder / name / "upper" / RECEIVED.lstrip("/")  # there, too, while the node is off
+            text = file.read_text() if file.exists() else ""
+            out += [json.loads(line) for line in text.splitlines() if line.endswith("}")]
         return out
 
     def wait_for(self, message_ids: set[str], seconds: float = 60) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ def acme(fresh: LabSite) -> LabSite:
     start = fresh.original.index("    certificate: ")
     end = fresh.original.index("  settings:\n    # The lab")
     text = fresh.original[:start] + "    acme: {directory: https://acme.lab.test:14000/dir}\n" + fresh.original[end:]
-    fresh.write(text[: text.index("  sign_on:\n")])
+    fresh.write(text[: text.index("  sign_on:\n")] + text[text.index("  backup:\n") :])
     return fresh
 
 

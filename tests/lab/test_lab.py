@@ -85,6 +85,42 @@ def test_mail_goes_to_its_own_mailbox_only(lab: Lab) -> None:
         mail.send(lab, "nobody@lab.test", "two")
 
 
+def test_the_backup_server_takes_files_and_nothing_else(lab: Lab) -> None:
+    key, known = LAB / "ssh/backup_ed25519", LAB / "ssh/backup_known_hosts"
+    options = ["-i", str(key), "-o", f"UserKnownHostsFile={known}", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes"]
+    account = "restic@backup.lab.test"
+    done = lab.run(["sftp", *options, "-b", "-", account], stdin="put /etc/hostname one\nls -l\nrm one\n")
+    assert done.returncode == 0, done.stderr
+    shell = lab.run(["ssh", *options, account, "id"])
+    assert "This service allows sftp connections only." in shell.stdout + shell.stderr
+    assert lab.run(["ssh", *options, "root@backup.lab.test", "id"]).returncode == 255
+
+
+def test_a_repository_of_restic_is_made_from_a_node(lab: Lab) -> None:
+    lab.sh("spare-1", "apt-get update -qq && apt-get install -y -qq restic")
+    for name in ("backup_ed25519", "backup_known_hosts"):
+        lab.sh("spare-1", f"umask 077; cat > /root/{name}", stdin=(LAB / "ssh" / name).read_text())
+    ssh = "ssh -i /root/backup_ed25519 -o UserKnownHostsFile=/root/backup_known_hosts -o BatchMode=yes"
+    command = f"-o sftp.command='{ssh} -s restic@backup.lab.test sftp'"
+    restic = f"RESTIC_PASSWORD=x restic --no-cache -r sftp:x:/srv/restic/spare {command}"
+    lab.sh("spare-1", f"{restic} init && {restic} backup -q /etc && {restic} check")
+    assert lab.sh("backup-1", "stat -c %U /srv/restic/spare/config; rm -r /srv/restic/spare").stdout == "restic\n"
+    lab.reset("spare-1")
+
+
+@pytest.mark.parametrize(("host", "version"), [("db.lab.test", 15), ("db2.lab.test", 17)])
+def test_the_databases_are_two_versions_with_the_same_administrator(lab: Lab, host: str, version: int) -> None:
+    password = (LAB / "secrets/db_admin_password").read_text()
+    trust = "sslmode=verify-full sslrootcert=/usr/local/share/ca-certificates/lab.crt"
+    query = (
+        "SELECT current_setting($$server_version_num$$)::int / 10000, rolsuper, rolcreatedb, rolcreaterole "
+        "FROM pg_roles WHERE rolname = current_user"
+    )
+    psql = f"psql 'host={host} user=dba dbname=postgres {trust}' -XAtc '{query}'"
+    script = f"IFS= read -r PGPASSWORD; export PGPASSWORD; {psql}"
+    assert lab.sh("chat-1", script, stdin=password + "\n").stdout == f"{version}|f|t|t\n"
+
+
 @pytest.mark.parametrize("name", ["..", "a/b", "", "A", "x" * 30])
 def test_a_lab_name_that_could_do_harm_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAB_NAME", name)

@@ -134,7 +134,7 @@ def test_dry_changes_nothing_and_tells_what_would(healed: LabSite) -> None:
     healed.edit(("    LogSettings: {", '    TeamSettings: {SiteName: "It\'s #{chat} €"}\n    LogSettings: {'))
     before = healed.lab.sh("chat-1", "sha256sum /etc/mattermost/environment").stdout
     result = healed.ok("--dry", "--diff", deploy="mattermost")
-    assert result.last_line == "pyinfra-gitlab: would change: chat-1 (--dry: nothing was touched)"
+    assert result.last_line == "pyinfra-gitlab: would change: chat-1 (nothing was touched)"
     assert '+ MM_TEAMSETTINGS_SITENAME="It\'s #{chat} €"' in result.screen
     assert "chat-1: start Mattermost" in result.screen
     assert healed.lab.sh("chat-1", "sha256sum /etc/mattermost/environment").stdout == before
@@ -231,7 +231,7 @@ def test_a_file_that_somebody_changed_is_put_right(healed: LabSite) -> None:
 
 def test_what_nginx_refuses_is_taken_back(healed: LabSite) -> None:
     healed.lab.sh("chat-1", "echo 'nonsense;' > /etc/nginx/conf.d/other.conf")
-    healed.edit(("    key: !file", "    hsts: false\n    key: !file"))
+    healed.edit(("\n    key: !file", "\n    hsts: false\n    key: !file"))
     before = healed.lab.sh("chat-1", "sha256sum /etc/nginx/conf.d/mattermost.conf").stdout
     result = healed.run(deploy="mattermost")
     assert result.code == 1
@@ -297,7 +297,7 @@ def test_the_mail_server_is_tried(healed: LabSite) -> None:
 
 def test_through_a_node_and_without_an_administrator(healed: LabSite) -> None:
     """The database server as a node sees it; and a role that somebody else made, whose password is wrong."""
-    healed.edit(("      user: dba\n", "      user: dba\n      through: gitlab-2\n"))
+    healed.edit(("    admin:\n      user: dba\n", "    admin:\n      user: dba\n      through: gitlab-2\n"))
     healed.lab.sh("db-1", "runuser -u postgres -- psql -q -c 'ALTER ROLE mmuser PASSWORD $$other$$'")
     assert "PostgreSQL: set the password of role mmuser" in healed.ok(deploy="mattermost").screen
     start = healed.original.index("    admin:\n      user: dba")
@@ -354,8 +354,8 @@ def test_a_release_out_of_apt(healed: LabSite) -> None:
 
 def test_an_upgrade_and_no_way_back(fresh: LabSite) -> None:
     """The Team Edition has no sign-on from 11.0 on, so that goes first. Last of all: these nodes stay upgraded."""
-    start = fresh.original.index("  sign_on:\n")
-    text = fresh.original[:start]
+    start, end = fresh.original.index("  sign_on:\n"), fresh.original.index("  backup:\n")
+    text = fresh.original[:start] + fresh.original[end:]
     fresh.write(text)
     fresh.ok(deploy="mattermost")
     upgraded = text.replace("9.9.0", "11.4.0")

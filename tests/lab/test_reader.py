@@ -78,22 +78,28 @@ def test_mail_arrives_exactly_once_at_the_right_route(site: LabSite, to: str, ro
     assert sorted(m["message_id"].strip("<>") for m in got) == sorted(ids)
     assert {m["route"] for m in got} == {route}
     assert {m["node"] for m in got} == set(RAILS), "the load balancer spreads the posts over all nodes"
-    assert site.verify().code == 0
+    site.sound()
 
 
 def test_two_readers_would_deliver_twice(healed: LabSite) -> None:
     """The control for the test above: without the product's rule, the lab does show a second reader."""
-    healed.lab.sh("gitlab-2", second_reader(healed))
+    # The guard would stop it within a minute.
+    healed.lab.sh("gitlab-2", f"systemctl stop pyinfra-mail-guard.timer; {second_reader(healed)}")
     ids = set(mail.send(healed.lab, "incoming+x@lab.test", "twice?", count=20))
     healed.wait_for(ids)
-    if not healed.readers()["gitlab-2"]:  # two readers get into each other's way, and one may die of it
-        healed.lab.sh("gitlab-2", second_reader(healed))
-    verify = healed.verify()
+    for _ in range(5):
+        if not healed.readers()["gitlab-2"]:  # two readers get into each other's way, and one may die of it at any time
+            healed.lab.sh("gitlab-2", second_reader(healed), check=False)
+        verify = healed.verify()
+        if verify.check("gitlab-2", "mail_room processes")["verdict"] == "differs":
+            break
     assert verify.code == 1
     assert verify.check("gitlab-2", "mail_room processes")["verdict"] == "differs"
     healed.ok()
     assert healed.readers() == {"gitlab-1": 1, "gitlab-2": 0, "gitlab-3": 0, "gitaly-1": 0}
-    assert healed.verify().code == 0
+    # The two have torn mails out of each other's hands, so some may be lost.
+    healed.run("--data", "deliver=yes", "--data", "unclear=yes", deploy="mail_recover")
+    healed.sound(seconds=30)
 
 
 def second_reader(site: LabSite) -> str:

@@ -14,6 +14,7 @@ from tests.lab.image import LAB
 from tests.lab.site import NODES, LabSite
 
 pytestmark = pytest.mark.lab
+REUSE = True
 
 # GitLab's own: rendered 0644 by the package, inside a folder that only git may enter (facts of the package).
 PACKAGES_OWN = "/var/opt/gitlab/gitlab-rails/"
@@ -51,7 +52,8 @@ def secrets(site: LabSite) -> dict[str, str]:
     found |= {path.name: path.read_text().strip() for path in (site.folder / "secrets").glob("*")}
     found["mattermost_oauth"] = found["mattermost_oauth"].split()[1]  # the first word is the id, which browsers see
     found["chat.key"] = (LAB / "ca" / "chat.lab.test.key").read_text().splitlines()[5]
-    assert len(found) >= 10
+    found["backup_ed25519"] = (LAB / "ssh" / "backup_ed25519").read_text().splitlines()[2]
+    assert len(found) >= 13
     return found
 
 
@@ -78,6 +80,7 @@ def use_secret_settings(site: LabSite, smtp: str, more: str = "") -> None:
 
 def test_nothing_shows_in_any_run(healed: LabSite) -> None:
     use_secret_settings(healed, "operators-smtp-s3cret-one")
+    before = secrets(healed)
     with ProcessList() as processes:
         runs = [
             healed.run("--dry", "--diff", "-vvv"),
@@ -85,10 +88,19 @@ def test_nothing_shows_in_any_run(healed: LabSite) -> None:
             healed.run("--debug-operations", "--debug-facts"),
             healed.run("-vvv", "--data", "format=json", deploy="verify"),
             healed.run(deploy="verify"),
+            healed.run("-vvv", "--diff", "--debug", deploy="backup"),
+            healed.run("-vvv", "--data", "replace=yes", deploy="restore"),
+            healed.run("-vvv", "--debug-facts", deploy="drill"),
+            healed.run("-vvv", "--debug", deploy="drill"),
+            healed.run("-vvv", "--diff", "--debug", deploy="mailroom_rotate"),
+            healed.run("-vvv", "--debug", "--data", "deliver=yes", deploy="mail_recover"),
+            healed.run("-vvv", "--debug", deploy="history"),
         ]
-    assert runs[1].code == 0, runs[1].screen[-3000:]
+    for result in runs:
+        assert result.code == 0, result.screen[-3000:]
     assert "+ gitlab_rails['smtp_password'] = '********'" in runs[1].screen, "the diff is shown, its secrets masked"
-    known = secrets(healed)
+    known = secrets(healed) | {f"{name}, rotated": value for name, value in before.items() if "token" in name}
+    assert known["incoming_email_token"] != known["incoming_email_token, rotated"]
     for result in runs:
         assert_unseen(result.screen + result.stdout, known, "on the screen")
     lines = b"\n".join(processes.seen).decode(errors="replace")
@@ -114,13 +126,16 @@ def test_nothing_shows_when_a_run_fails(healed: LabSite) -> None:
 def test_no_other_user_can_read_a_secret_on_any_node(site: LabSite) -> None:
     known = secrets(site)
     patterns = "\n".join(form for value in known.values() for form in forms(value))
-    for name in (*NODES, "chat-1", "db-1"):
+    for name in (*NODES, "chat-1", "db-1", "spare-1"):
         script = "grep -rlFf - / --exclude-dir=proc --exclude-dir=sys --exclude-dir=dev 2>/dev/null; true"
         holding = site.lab.sh(name, script, stdin=patterns).stdout.splitlines()
         if name == "gitlab-1":
             assert "/etc/gitlab/gitlab.rb" in holding, "the search does find what is there"
         if name == "chat-1":
             assert {"/etc/mattermost/environment", "/etc/nginx/pyinfra/mattermost.key"} <= set(holding)
+            assert {"/etc/mattermost-backup/config.json", "/etc/mattermost-backup/id"} <= set(holding)
+        if name == "spare-1":
+            assert holding == [], "a drill leaves no secret"
         readable = [
             path
             for path in holding

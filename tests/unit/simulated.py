@@ -10,8 +10,10 @@ import base64
 import hashlib
 import json
 import re
+import shlex
 import time
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,24 @@ from pyinfra.connectors.fake import FakeConnector
 from pyinfra.connectors.ssh import SSHConnector
 from pyinfra.connectors.util import CommandOutput, OutputLine
 
+from roles.mailroom import record
+from roles.node import remote
+from roles.node.remote import Held
+
 KINDS = ("incoming_email", "service_desk_email")
+
+
+PREFLIGHT = {
+    "check": {"rc": 0, "said": []}, "node": True, "mattermost": {"used": False, "left": False}, "free": 10**8,
+    "migrations": {"left": []},
+}  # fmt: skip
+"""What `preflight.rb` says of a node against whose upgrade nothing speaks."""
 
 
 def bare_node() -> dict[str, Any]:
     """A node with the GitLab package and nothing configured."""
-    return {"files": {}, "readers": [], "tokens": {}, "reconfigured": False, "broken": []}
+    return {"files": {}, "readers": [], "tokens": {}, "reconfigured": False, "broken": [], "modes": {}, "guard": False,
+            "version": "18.11.11", "upgrade": None}  # fmt: skip
 
 
 class World:
@@ -49,6 +63,10 @@ class World:
 
     def act(self, name: str, command: str, stdin: str) -> tuple[bool, str]:
         """Do what a command would do on a real node; returns success and standard output."""
+        if command.startswith("note() {"):
+            self.nodes[name].setdefault("audit", []).append(json.loads(shlex.split(command.splitlines()[-1])[1]))
+            self.save()
+            return True, ""
         what, (ok, out) = self._act(name, command, stdin)
         self.log.append([name, what])
         assert sum(len(node["readers"]) for node in self.nodes.values()) <= 1 or what in ("look", "stop"), (
@@ -68,15 +86,57 @@ class World:
             node["readers"] = []
             return "stop", (True, "")
         if "gitlab-ctl reconfigure" in command:
-            return _reconfigure(node)
+            what, result = _reconfigure(node)
+            return ("upgrade reconfigure" if "SKIP_POST_DEPLOYMENT_MIGRATIONS=true" in command else what), result
+        if "/upgrade.json" in command:
+            node["upgrade"] = json.loads(stdin)
+            return f"upgrade {node['upgrade']['phase']}", (True, "")
+        if "ruby preflight.rb" in command:
+            return "preflight", (True, json.dumps(PREFLIGHT))
+        if "--download-only" in command:
+            return "fetch", (True, "")
+        if found := re.search(r" install gitlab-ee=([0-9.]+)-ee\.0 ", command):
+            assert not any(other["readers"] for other in self.nodes.values()), "somebody reads"
+            node["version"], node["reconfigured"] = found.group(1), False
+            return "package", (True, "")
+        if "gitlab-rake db:migrate" in command:
+            assert len({other["version"] for other in self.nodes.values()}) == 1, "some have the old version"
+            return "post-deployment migrations", (True, "")
+        if "gitlab-ctl stop puma" in command:
+            return "stop serving", (True, "")
+        if "gitlab-ctl start puma" in command:
+            return "serve", (True, "")
         if "gitlab-ctl start mailroom" in command:
             node["readers"] = node["readers"] or [4711]
+            node["polled"] = json.dumps({"time": datetime.now(UTC).isoformat(), "action": "Getting new messages"})
             return "start", (True, "")
         if "stage " in command:
-            path = re.findall(r"^stage (\S+)", command, re.M)[0]
-            node["files"][path] = base64.b64decode(stdin.splitlines()[0]).decode()
+            paths = re.findall(r"^stage (\S+) \S+ (\d+)", command, re.M)
+            for (path, mode), content in zip(paths, stdin.splitlines(), strict=True):
+                node["files"][path] = base64.b64decode(content).decode()
+                node["modes"][path] = mode
+            if "/etc/gitlab/gitlab.rb" not in dict(paths):
+                return "note", (True, "")
             node["reconfigured"] = False
             return "install", (True, "")
+        if "ruby evidence.rb" in command:
+            return "logs", (
+                True,
+                json.dumps({kind: {"since": None, "started": None, "mails": {}} for kind in json.loads(stdin)}),
+            )
+        if "ruby recover.rb" in command:
+            return "mailboxes", (True, json.dumps({kind: {"validity": 1, "mails": []} for kind in json.loads(stdin)}))
+        if "/-/readiness" in command:
+            down = [node["sick"]] if node.get("sick") else []
+            return "health", (True, json.dumps({"services": 3, "down": down}))
+        if "/drained" in command:
+            node["drained"] = "touch" in command
+            return "drained", (True, "")
+        if "systemctl enable" in command:
+            node["guard"] = True
+            return "guard", (True, "")
+        if command.startswith("install -d"):
+            return "folder", (True, "")
         if stdin and "routes" in json.loads(stdin):
             asked = json.loads(stdin)
             answer = {
@@ -109,12 +169,17 @@ def _look(node: dict[str, Any], command: str) -> str:
             lines.append(f"file\t{number}\tabsent")
         else:
             sha = hashlib.sha256(text.encode()).hexdigest()
-            lines.append(f"file\t{number}\tregular file\t600\troot\troot\t{sha}")
+            lines.append(f"file\t{number}\tregular file\t{node['modes'][path]}\troot\troot\t{sha}")
     answers = {
-        "gitlab.version": "gitlab-ee 18.11.11",
+        "gitlab.version": f"gitlab-ee {node['version']}" if node["version"] else "",
+        "gitlab.upgrade": json.dumps(node["upgrade"]) if node["upgrade"] else "",
         "gitlab.reconfigured": "yes" if node["reconfigured"] else "",
         "gitlab.free_kib": "9000000",
         "mailroom.readers": "\n".join(map(str, node["readers"])),
+        "gitlab.drained": "yes" if node.get("drained") else "",
+        "mailroom.polled": node.get("polled", ""),
+        "mailroom.record": node["files"].get(record.PATH, ""),
+        "mailroom.guard": "active\nenabled\nenabled" if node["guard"] else "inactive\ndisabled\ndisabled",
         **{f"mailroom.token.{kind}": sha for kind, sha in node["tokens"].items()},
     }
     for key in re.findall(r"^ask (\S+)", command, re.M):
@@ -144,4 +209,12 @@ def use(path: Path) -> None:
             ok, out = world.act(self.host.name, text, arguments.get("_stdin") or "")
             return ok, CommandOutput([OutputLine("stdout", line) for line in out.splitlines()])
 
+    def hold(host: Any, command: str) -> Held:
+        """The lock of a node: `locked` says who has it."""
+        held = world.nodes[host.name].get("locked")
+        world.log.append([host.name, "busy" if held else "lock"])
+        world.save()
+        return Held(host, None, "busy" if held else "held", held or "")
+
+    remote.hold = hold
     pyinfra_inventory.get_execution_connectors = lambda: {"ssh": Simulated}  # type: ignore[attr-defined]

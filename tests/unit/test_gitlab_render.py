@@ -109,7 +109,8 @@ def mail_settings(rails: bool, reader: bool, reading: bool) -> dict:
         return {"mailroom": {"enable": reading}}
     boxes = mailbox("incoming_email", "in", reader) | mailbox("service_desk_email", "desk", reader)
     tokens = {f"{kind}_auth_token": value for kind, value in TEXTS.items()}
-    return {"gitlab_rails": boxes, "mailroom": {**tokens, "enable": reading}}
+    # app-1, which reads mail, is also the first of the file, and so migrates the database
+    return {"gitlab_rails": {"auto_migrate": reader, **boxes}, "mailroom": {**tokens, "enable": reading}}
 
 
 def test_the_roles_with_rails_are_these():
@@ -144,7 +145,27 @@ def test_a_site_without_mail_still_says_that_mail_room_is_off(ruby, tmp_path, mo
     for node in site.nodes:
         got = ruby.evaluate(config_file(site, node, False, {}).content)
         assert got["mailroom"] == {"enable": False}, node
-        assert "gitlab_rails" not in got, node
+        assert got.get("gitlab_rails") == {"app-1": {"auto_migrate": True}, "app-2": {"auto_migrate": False}}.get(node)
+
+
+@pytest.mark.parametrize(
+    ("canary", "extra", "wanted"),
+    [
+        ("", "", "app-1"),
+        ("app-2", "", "app-2"),
+        ("gitaly-1", "", "app-1"),
+        ("", "  app-0: {address: 10.0.0.9, roles: [sidekiq]}\n", "app-1"),
+        ("app-0", "  app-0: {address: 10.0.0.9, roles: [sidekiq]}\n", "app-1"),
+    ],
+)
+def test_exactly_one_node_migrates(ruby, tmp_path, canary, extra, wanted):
+    """It serves the application; it is the canary if that does, and else the first of the file."""
+    declared = sites.SITE.replace("nodes:\n", f"nodes:\n{extra}", 1)
+    declared = declared.replace("gitlab:\n", f"rollout: {{canary: {canary}}}\ngitlab:\n", 1) if canary else declared
+    site = sites.site(tmp_path, declared)
+    got = {node: ruby.evaluate(config_file(site, node, False, sites.TOKENS).content) for node in site.nodes}
+    said = {node: found["gitlab_rails"]["auto_migrate"] for node, found in got.items() if "gitlab_rails" in found}
+    assert said == {node: node == wanted for node in site.rails_nodes}
 
 
 def test_internal_api_url_only_when_given_and_only_with_rails(ruby, tmp_path):

@@ -16,6 +16,7 @@ import pytest
 from roles.gitlab import checks as gitlab
 from roles.gitlab.render import GITLAB_RB, RUBY, config_file
 from roles.mailroom import checks, tokens
+from roles.mailroom.render import node_url
 from roles.node.checks import Check, Verdict
 from roles.node.facts import Answer, FileState
 from roles.site.errors import StepError
@@ -155,7 +156,7 @@ def test_what_the_probe_is_asked(tmp_path):
 def test_how_a_node_is_reached(tmp_path, external, node, expected):
     text = sites.SITE.replace("https://gitlab.example.com", external)
     site = sites.site(tmp_path, text.replace("10.0.0.2, roles: [application]", f"10.0.0.2, {node}"))
-    assert checks.node_url(site, "app-2") == (expected, None if "url:" in node else "10.0.0.2")
+    assert node_url(site, "app-2") == (expected, None if "url:" in node else "10.0.0.2")
 
 
 def test_the_probe_as_declared(site):

@@ -637,3 +637,36 @@ def test_a_release_is_checked_in_one_way(tmp_path, source, edition, key):
     start, end = SITE.index("    source:"), SITE.index("    keep: 2")
     text = SITE[:start] + source + SITE[end:] + f"  edition: {edition}\n"
     assert refused(tmp_path, text, key) == (key is not None)
+
+
+# --- plugin and slash commands ---
+
+PLUGIN = """\
+  gitlab_plugin:
+    source: https://releases.example.com/plugin.tar.gz
+    sha256: "{sum}"
+    credentials: !file secrets/plugin
+""".format(sum="a" * 64)
+SLASH = "  slash_commands:\n    g/p: {team: t1, trigger: x}\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "key"),
+    [
+        (ADMIN + PLUGIN + SLASH, None),
+        (SLASH, "mattermost.slash_commands"),
+        (ADMIN + SLASH + "    g/q: {team: t1, trigger: x}\n", "mattermost.slash_commands.g/q"),
+        (ADMIN + SLASH + "    g/q: {team: t2, trigger: x}\n", None),
+        (PLUGIN + "    settings: {webhooksecret: hunter2}\n", "mattermost.gitlab_plugin.settings.webhooksecret"),
+        (PLUGIN + settings("FileSettings.DriverName: amazons3"), "mattermost.gitlab_plugin"),
+        (PLUGIN + settings("PluginSettings.PluginStates: {a: {}}"), "mattermost.settings.PluginSettings.PluginStates"),
+    ],
+)
+def test_plugin_and_slash_commands(tmp_path, more, key):
+    assert refused(tmp_path, SITE + more, key) == (key is not None)
+
+
+def test_a_secret_with_a_control_character_is_not_shown(tmp_path):
+    found = problems(tmp_path, SITE + settings('EmailSettings.SMTPPassword: "hunter2\\x01"'))
+    assert found
+    assert "hunter2" not in " ".join(map(str, found))

@@ -41,8 +41,8 @@ def answer(status: int, body: str = "", **headers: str) -> str:
     return "\r\n".join(lines) + f"\r\n\r\n{body}"
 
 
-def failed(rc: int, why: str) -> Result:
-    return Result(True, f"\nrc={rc}", f"curl: ({rc}) {why}\n")
+def failed(rc: int, why: str) -> tuple[int, str]:
+    return rc, f"curl: ({rc}) {why}\n"
 
 
 def redirect(to=f"{GITLAB}/oauth/authorize", back=URIS[0], uid=UID) -> str:
@@ -81,11 +81,15 @@ def walk(site, monkeypatch):
         answers = WELL | {key.replace("__", "/"): value for key, value in spoilt.items()}
 
         def act(command, stdin):
-            key = next(key for key in sorted(answers, key=len, reverse=True) if key in command)
-            got = answers[key]
-            if isinstance(got, Result):
-                return got
-            return Result(True, got if key == "date" else f"{got}\nrc=0", "")
+            if isinstance(answers["/oauth/authorize"], Result):
+                return answers["/oauth/authorize"]
+            lines = [answers["date"].strip()]
+            for name, rest in re.findall(r"^ask (\w+) (.*)$", command, re.M):
+                got = answers[next(key for key in WELL if key in rest)]
+                rc, out, err = (0, got, "") if isinstance(got, str) else (got[0], "", got[1])
+                packed = [base64.b64encode(part.encode()).decode() for part in (out, err)]
+                lines.append("\t".join([name, str(rc), *packed]))
+            return Result(True, "\n".join(lines) + "\n", "")
 
         go.run = chat_sites.Remote(act)
         monkeypatch.setattr("roles.mattermost.sign_on.remote.run", go.run)

@@ -14,7 +14,8 @@ import pytest
 
 from roles.node.remote import Result
 from roles.postgresql import admin, facts
-from roles.postgresql.admin import BUNDLE, Address, Found, Server, cause, cure
+from roles.postgresql.admin import LENT, Address, Found, Server
+from roles.postgresql.libpq import BUNDLE, cause, cure
 from roles.postgresql.settings import SSLMODES, DatabaseSettings
 from roles.site.errors import StepError
 from roles.site.secret import FileRef, Secret
@@ -87,10 +88,13 @@ def test_a_database_in_another_encoding_is_refused(encoding):
 class Cluster:
     """A server that knows a few answers, and remembers statements. Logins are (user, password) pairs."""
 
-    def __init__(self, role=None, owner=None, encoding="UTF8", member=False, logins=(), refuses=""):
+    def __init__(self, role=None, owner=None, encoding="UTF8", member=False, logins=(), refuses="", version=150020):
         self.role, self.owner, self.encoding, self.member = role, owner, encoding, member
         self.logins = {("dba", DBA), *logins}
         self.refuses = refuses
+        self.info = SimpleNamespace(server_version=version)
+        self.creates, self.comment = False, None
+        self.asked: list[object] = []
         self.said: list[str] = []
         self.connected: list[tuple[str, str]] = []
         self.pgconn = SimpleNamespace(encrypt_password=lambda *words: b"SCRAM-SHA-256$4096:made-of-it")
@@ -102,7 +106,12 @@ class Cluster:
         elif "pg_database" in text:
             row = (self.owner, self.encoding) if self.owner else None
         elif "pg_has_role" in text:
+            self.asked += values
             row = (self.member,)
+        elif "rolcreatedb" in text:
+            row = (self.creates,)
+        elif "shobj_description" in text:
+            row = (self.comment,)
         else:
             self.said.append(text)
             row = None
@@ -485,3 +494,37 @@ def test_names_that_need_no_quotes(name):
 def test_names_that_would_need_quotes_are_refused(key, name):
     with pytest.raises(ValueError, match=key):
         settings(**{key: name})
+
+
+@pytest.mark.parametrize(("version", "word"), [(150020, "MEMBER"), (160000, "SET"), (170012, "SET")])
+def test_who_made_a_role_may_act_as_it_only_by_a_grant_from_16_on(cluster, version, word):
+    there = cluster(version=version)
+    server().make()
+    assert there.asked == ["mmuser", word]
+    assert there.said[-1] == 'REVOKE "mmuser" FROM CURRENT_USER'
+
+
+def test_the_right_to_create_databases_is_lent_and_taken_back(cluster):
+    there = cluster(role=True)
+    server().lend()
+    assert [text.split(" IS ")[0] for text in there.said] == [
+        'COMMENT ON ROLE "mmuser"',
+        'ALTER ROLE "mmuser" CREATEDB',
+    ]
+    there.comment = LENT
+    server().take_back()
+    assert there.said[2:] == ['ALTER ROLE "mmuser" NOCREATEDB', 'COMMENT ON ROLE "mmuser" IS NULL']
+
+
+def test_a_right_that_the_role_has_of_its_own_stays(cluster):
+    there = cluster(role=True)
+    there.creates, there.comment = True, "our chat"
+    server().lend()
+    server().take_back()
+    assert there.said == []
+
+
+def test_an_administrator_who_may_not_lend_is_told_what_is_needed(cluster):
+    cluster(role=True, refuses="ALTER ROLE")
+    with pytest.raises(StepError, match="needs CREATEROLE and CREATEDB"):
+        server().lend()

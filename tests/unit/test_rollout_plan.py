@@ -77,6 +77,25 @@ def test_a_reader_that_does_not_run_is_started_without_reconfigure(site):
     assert not made.nodes["app-1"].converge
 
 
+@pytest.mark.parametrize(
+    ("said", "stopped"),
+    [
+        ("down: /opt/gitlab/service/mailroom: 1s, normally up, want up; run: log: (pid 7) 90s", True),
+        ("run: /opt/gitlab/service/mailroom: (pid 4711) 0s; run: log: (pid 7) 90s", True),
+        ("finish: /opt/gitlab/service/mailroom: (pid 4712) 0s; run: log: (pid 7) 90s", True),
+        ("run: /opt/gitlab/service/mailroom: (pid 4711) 5s, want down, got TERM; run: log: (pid 7) 90s", False),
+        ("down: /opt/gitlab/service/mailroom: 60s, normally up; run: log: (pid 7) 90s", False),
+        ("fail: /opt/gitlab/service/mailroom: runsv not running", False),
+        ("", False),
+    ],
+)
+def test_a_mail_room_that_just_died_is_kept_down_before_the_checks(site, said, stopped):
+    """It has no process now, and runit would start it again while the others are being looked at."""
+    for name in ("app-1", "app-2"):
+        made = make(site, {name: sites.state(site, name, reading=False, mailroom__service=said)})
+        assert (name in made.stop) == stopped
+
+
 def test_two_mail_rooms_on_the_reader_are_stopped_and_one_started(site):
     made = make(site, {"app-1": sites.state(site, "app-1", mailroom__readers="1\n2")})
     assert set(made.stop) == {"app-1"}

@@ -32,6 +32,9 @@ SECRETS = {
     "mattermost_db_password": "hunter2-db",
     "mattermost_smtp_password": "hunter2-smtp",
     "mattermost_admin_password": "hunter2-admin",
+    "restic_password": "hunter2-restic",
+    "backup_ed25519": "hunter2-ssh-key",
+    "mattermost_drill_db_password": "hunter2-drill",
 }
 
 
@@ -42,7 +45,7 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("ssh", "secrets", "bin"):
         (folder / name).mkdir()
-    for name in ("id_ed25519", "known_hosts"):
+    for name in ("id_ed25519", "known_hosts", "backup_known_hosts"):
         (folder / "ssh" / name).touch(mode=0o600)
     for name, value in SECRETS.items():
         file = folder / "secrets" / name
@@ -154,6 +157,7 @@ def test_the_groups_of_the_inventory(example: Path) -> None:
         "rails": ["gitlab-1", "gitlab-2", "gitlab-3"],
         "mail_reader": ["gitlab-1"],
         "mattermost": ["chat-1"],
+        "mattermost_drill": ["spare-1"],
     }
     assert groups["mail_reader"][0][1] == {
         "ssh_hostname": "192.0.2.11",

@@ -590,3 +590,53 @@ def test_the_package_is_the_same_twice_and_says_what_it_is(tmp_path: Path) -> No
 def test_a_version_that_cannot_be(tmp_path: Path, version: str) -> None:
     with pytest.raises(ValueError, match="not like the real package's"):
         build(tmp_path, version)
+
+
+class TestMigrations:
+    """One node migrates; the rest must be told not to."""
+
+    @staticmethod
+    def schema(node: Node) -> dict[str, object]:
+        return json.loads((node.root / "var/opt/gitlab/standin-shared/schema.json").read_text())
+
+    def test_reconfigure_migrates_once_per_version(self, tmp_path: Path) -> None:
+        node = Node(tmp_path)
+        assert "rails_migration[gitlab-rails] action migrate\n" in node.ok("")
+        assert "rails_migration[gitlab-rails] action migrate (up to date)" in node.ok("")
+        assert self.schema(node)["post"] == "18.11.11"
+
+    def test_a_node_that_is_told_not_to_does_not(self, tmp_path: Path) -> None:
+        node = Node(tmp_path)
+        assert "rails_migration" not in node.ok("gitlab_rails['auto_migrate'] = false")
+        assert not (tmp_path / "var/opt/gitlab/standin-shared/schema.json").exists()
+
+    def test_post_deployment_migrations_can_be_left_for_later(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        node = Node(tmp_path, "18.10.5-ee.0")
+        node.ok("")
+        (tmp_path / RAILS / "VERSION").write_text("18.11.11-ee\n")
+        monkeypatch.setenv("SKIP_POST_DEPLOYMENT_MIGRATIONS", "true")
+        node.ok("")
+        assert (self.schema(node)["regular"], self.schema(node)["post"]) == ("18.11.11", "18.10.5")
+        monkeypatch.delenv("SKIP_POST_DEPLOYMENT_MIGRATIONS")
+        assert "action migrate (up to date)" in node.ok(""), "reconfigure takes it for migrated"
+        done = node.ruby(str(node.root / "opt/gitlab/bin/gitlab-rake"), "db:migrate")
+        assert (done.returncode, done.stdout) == (0, "== post migrations of 18.11.11-ee: migrated\n")
+        assert self.schema(node)["post"] == "18.11.11"
+
+    def test_background_migrations_that_wait_stop_it(self, tmp_path: Path) -> None:
+        node = Node(tmp_path, "18.10.5-ee.0")
+        node.ok("")
+        file = tmp_path / "var/opt/gitlab/standin-shared/schema.json"
+        file.write_text(json.dumps({**self.schema(node), "background": ["BackfillX on events"]}))
+        question = "SELECT job_class_name FROM batched_background_migrations WHERE status NOT IN (3, 6)"
+        asked = (
+            f'puts [ApplicationRecord, Ci::ApplicationRecord].flat_map {{ _1.connection.select_values("{question}") }}'
+        )
+        told = node.ruby(str(node.root / "opt/gitlab/bin/gitlab-rails"), "runner", asked)
+        assert told.stdout.split("\n")[0] == "BackfillX on events", told.stderr
+        (tmp_path / RAILS / "VERSION").write_text("18.11.11-ee\n")
+        failed = node.reconfigure("")
+        assert failed.returncode == 1
+        assert "marked as 'finished', but it is 'active': BackfillX on events" in failed.stdout

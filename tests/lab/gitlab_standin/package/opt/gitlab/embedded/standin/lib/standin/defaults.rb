@@ -16,6 +16,7 @@ module Standin
       **MAILBOX.transform_keys { |key| "service_desk_email_#{key}" },
       'encrypted_settings_path' => "#{RAILS_DIR}/shared/encrypted_settings",
       'shared_path' => "#{RAILS_DIR}/shared",
+      'auto_migrate' => true,
       'monitoring_whitelist' => ['127.0.0.0/8', '::1/128']
     }.freeze
 

@@ -19,6 +19,21 @@ module Standin
       Node::MAIL_TYPES.each { |type| secret_file(type) }
       @resources.template('/opt/gitlab/etc/gitlab-rails/env/RAILS_ENV', 'production', mode: 0o640, group: 'git')
       @resources.template('/opt/gitlab/etc/gitlab-rails/env/HOME', '/var/opt/gitlab', mode: 0o640, group: 'git')
+      migrations if @node.rails('auto_migrate')
+    end
+
+    # resources/rails_migration.rb of the package: once for each revision, unless it failed; a run without the
+    # post-deployment migrations counts too. The services that depend on it are restarted.
+    def migrations
+      status = Standin.path("#{RAILS_DIR}/upgrade-status/db-migrate-#{Standin.version}")
+      done = @resources.step('rails_migration[gitlab-rails] action migrate') do
+        next [] if File.exist?(status) && File.read(status).strip == '0'
+
+        FileUtils.mkdir_p(File.dirname(status), mode: 0o700)
+        Migrations.run.then { File.write(status, "0\n") }
+        ['execute the code that migrates the database']
+      end
+      @resources.restarts.push('puma') if done
     end
 
     # Whatever stands in the configuration as a string is written by String#inspect, as the real template's

@@ -25,6 +25,7 @@ module Standin
       Encoding.default_external = Encoding::UTF_8
       require "#{rails}/lib/standin_app/models/oauth_tokens"
       require "#{rails}/lib/standin_app/models/project"
+      require "#{rails}/lib/standin_app/models/application_record"
     end
 
     def become_git

@@ -11,6 +11,7 @@ require_relative 'web/tokens'
 module StandinApp
   # The Rack application. One JSON line per request goes to standard output, i.e. /var/log/gitlab/puma/current.
   class App
+    PUBLIC = "#{Gitlab::MailRoom::ROOT}/public"
     MAIL_ROOM = %r{\A/api/v4/internal/mail_room/(.+)\z}
     JSON_TYPE = { 'content-type' => 'application/json' }.freeze
     TEXT = { 'content-type' => 'text/plain; charset=utf-8' }.freeze
@@ -38,8 +39,16 @@ module StandinApp
       path = env['PATH_INFO']
       if (match = MAIL_ROOM.match(path)) then mail_room(env, match[1])
       elsif path.start_with?('/-/') then monitoring(env, path)
-      else web(Request.new(env)) || [404, HTML, PAGE]
+      else static(env, path) || web(Request.new(env)) || [404, HTML, PAGE]
       end
+    end
+
+    # GitLab Workhorse serves what is in `public` as it is (workhorse/internal/upstream/routes.go, defaultUpstream).
+    def static(env, path)
+      file = File.expand_path("#{PUBLIC}#{path}")
+      return unless env['REQUEST_METHOD'] == 'GET' && file.start_with?("#{PUBLIC}/") && File.file?(file)
+
+      [200, TEXT, File.read(file)]
     end
 
     # Devise's, Doorkeeper's and the API's routes; nil for all others.

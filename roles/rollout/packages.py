@@ -1,0 +1,20 @@
+"""The step that installs packages, the same for every role."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pyinfra.operations import apt
+
+
+def install(node: str, here: bool, packages: Sequence[str]) -> None:
+    """Step: packages, from the node's own apt sources; nothing when there are none to install.
+
+    Args:
+        node: its name.
+        here: True in its greenlet.
+        packages: their names.
+    """
+    if packages:
+        name = f"Install {', '.join(packages)} on {node}"
+        apt.packages(name=name, packages=list(packages), update=True, _if=lambda: here)
