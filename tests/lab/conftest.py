@@ -54,7 +54,7 @@ def _in_order(site: LabSite) -> bool:
     site.write(site.original)
     for name in MACHINES:
         site.lab.heal(name)
-    return site.run().code == 0
+    return site.run().code == 0 and site.verify().code == 0
 
 
 @pytest.fixture

@@ -32,9 +32,11 @@ RESTORE = [
     "open",
 ]
 # Kills the program (and nothing else: systemd has to find the rest) as soon as it says that it is in a phase.
+# Some phases last for milliseconds: what waits for one starts no other program meanwhile.
 _KILLER = """\
-until [ "$(cat /run/mattermost-backup.progress 2>/dev/null)" = "{phase}" ]; do :; done
-kill -9 $(systemctl show -p MainPID --value {unit})"""
+until pid=$(systemctl show -p MainPID --value {unit}); [ "$pid" -gt 0 ]; do :; done
+until [ "$now" = "{phase}" ]; do read -r now 2>/dev/null < /run/mattermost-backup.progress; done
+kill -9 $pid"""
 
 
 class Killer(threading.Thread):

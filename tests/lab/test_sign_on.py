@@ -152,3 +152,7 @@ def test_through_the_api_with_a_token(healed: LabSite, monkeypatch: pytest.Monke
     assert "api_token must be an administrator's" in said
     assert "glpat-wrong" not in said
     path.unlink()
+    healed.lab.sh("gitlab-2", RUNNER, stdin=APPLICATION + "app.update!(trusted: false)")
+    healed.write(healed.original)
+    assert "another trusted" in healed.ok(deploy="mattermost").screen, "only Rails can say that it is trusted"
+    healed.sound()

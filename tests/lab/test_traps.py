@@ -45,6 +45,9 @@ def test_another_token_on_one_node_loses_mail_and_is_found_and_healed(healed: La
     assert healed.verify().check("gitlab-3", "incoming_email token")["verdict"] == "as declared"
     ids = set(mail.send(healed.lab, "incoming+kept@lab.test", "none is lost", count=9))
     assert len(healed.wait_for(ids)) == 9
+    given = healed.ok("--data", "deliver=yes", deploy="mail_recover")
+    assert "3 mails were handed back" in given.last_line
+    healed.sound()
 
 
 def test_other_secrets_of_the_package_are_never_overwritten(healed: LabSite) -> None:
