@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pyinfra_cli.main import main
 
+
 def count(file: Path) -> None:
     """Count from now on."""
     import paramiko  # only now: pyinfra has patched what paramiko builds on
