@@ -1,7 +1,7 @@
 """pyinfra, with the commands that it has executed over SSH counted: `python -m tests.lab.counted FILE WORDS...`.
 
-FILE gets one line of JSON for each command: the address of the node, and the command's beginning. It is written at once:
-a run that fails may leave no time for more.
+FILE gets one line of JSON for each command: the address of the node, and the command's beginning. It is written at
+once: a run that fails may leave no time for more.
 """
 
 from __future__ import annotations
