@@ -12,6 +12,7 @@ from pyinfra.api.host import Host
 
 from roles.gitlab.deploy import converge
 from roles.mailroom import checks, facts, guard, record, tokens
+from roles.mailroom.render import MAILBOXES
 from roles.node import audit, install, remote
 from roles.node.checks import Check
 from roles.rollout.step import step
@@ -114,9 +115,10 @@ def start_reader(run: Run) -> None:
     """Step: switch mail_room on, on the reader alone."""
 
     def act(host: Host) -> None:
-        run.started = run.look_at(run.name, run.file(run.name)).clock
+        state = run.look_at(run.name, run.file(run.name))
+        run.started = state.clock
         converge(run, host)
-        start(host)
+        start(run, host, facts.logged(state))
 
     step(name="Start mail_room on the reader", action=act if run.starts_here else None)
 
@@ -248,23 +250,35 @@ def gate(run: Run, host: Host, then: str = OFF, urgent: bool = False) -> None:
     raise StepError(f"{then}, because mail could be lost:\n{told}")
 
 
+# mail_room that cannot work dies and is started again every few seconds. It counts when it looked into every mailbox
+# (each has a context of its own in the log), or, where the log is elsewhere, when one process lasts for 6 s.
 _START = f"""\
 gitlab-ctl start mailroom >/dev/null 2>&1
 n=0; seen=
-while [ $n -lt 60 ]; do
+while [ $n -lt 120 ]; do
   pids=$({facts.READERS}); set -- $pids
-  # mail_room that cannot work dies and is started again every few seconds: it counts when one process lasts
   if [ $# -eq 1 ] && [ "$1" = "$seen" ]; then
-    [ $n -ge $((since + 12)) ] && exit 0
-  else seen=${{1-}}; since=$n; fi
-  n=$((n + 1)); sleep 0.5
+    [ $n -ge $((since + 24)) ] && exit 0
+    polled=$(tail -c +$((size + 1)) {facts.LOG} 2>/dev/null | grep -i '{facts.POLL}' | grep -o '"context":{{[^}}]*}}')
+    [ "$(echo "$polled" | grep . | sort -u | wc -l)" -ge $mailboxes ] && [ "$({facts.READERS})" = "$seen" ] && exit 0
+  else
+    [ -n "$seen" ] && size=$({facts.LOGGED}) # that one died: what it has looked into does not count
+    seen=${{1-}}; since=$n
+  fi
+  n=$((n + 1)); sleep 0.25
 done
 echo "mail_room does not stay up (see gitlab-ctl tail mailroom on the node)" >&2; exit 1"""
 
 
-def start(host: Host) -> None:
-    """Start mail_room and see one process of it last for some seconds."""
-    got = remote.run(host, _START, note="waiting for mail_room to stay up")
+def start(run: Run, host: Host, logged: int) -> None:
+    """Start mail_room and see that it looks into every mailbox, or that one process of it lasts for some seconds.
+
+    Args:
+        logged: size of its log in bytes, before anything that may have started it.
+    """
+    assert run.site.mail is not None
+    mailboxes = sum(run.site.mail.mailbox(kind) is not None for kind in MAILBOXES)
+    got = remote.run(host, f"mailboxes={mailboxes} size={logged}\n{_START}", note="waiting for mail_room to stay up")
     audit.note(host, "mail_room started", ok=got.ok)
     if not got.ok:
         raise StepError(f"{got.stderr.strip()}. Mails wait in the mailbox; run again after the cure.")

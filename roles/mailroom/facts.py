@@ -19,6 +19,12 @@ SUPERVISED = "/opt/gitlab/sv/mailroom/supervise/pid"
 LOG = "/var/log/gitlab/mailroom/mail_room_json.log"
 """mail_room's structured log (default of `gitlab_rails['incoming_email_log_file']`)."""
 
+POLL = "getting new messages"
+"""What mail_room logs at each look into a mailbox, in any case (mail_room/mailbox_watcher.rb)."""
+
+LOGGED = f"stat -c %s {LOG} 2>/dev/null || echo 0"
+"""Shell: how long the log is."""
+
 
 def secret_file(kind: str) -> str:
     """Path of the token that Rails and mail_room really use, written by `gitlab-ctl reconfigure`.
@@ -43,7 +49,8 @@ def questions() -> tuple[Question, ...]:
     asked = [
         Question("mailroom.readers", READERS),
         Question("mailroom.service", f"[ -e {SERVICE} ] && /opt/gitlab/embedded/bin/sv status {SERVICE}"),
-        Question("mailroom.polled", f"tail -n 5000 {LOG} | grep -i 'getting new messages' | tail -n 1"),
+        Question("mailroom.logged", LOGGED),
+        Question("mailroom.polled", f"tail -n 5000 {LOG} | grep -i '{POLL}' | tail -n 1"),
         Question("mailroom.pushed", f"tail -n 5000 {LOG} | grep status_code | tail -n 1"),
     ]
     asked += [
@@ -87,6 +94,11 @@ class LogLine:
     """When it was written (the node's clock)."""
     status_code: int | None
     """HTTP status of a push; None for other lines."""
+
+
+def logged(state: NodeState) -> int:
+    """How long the log is, in bytes; 0 without one."""
+    return int(state.answer("mailroom.logged") or 0)
 
 
 def last_poll(state: NodeState) -> LogLine | None:

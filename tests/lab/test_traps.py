@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.lab import mail
-from tests.lab.site import AS_DECLARED, NODES, LabSite
+from tests.lab.site import AS_DECLARED, NODES, LabSite, broken
 
 pytestmark = pytest.mark.lab
 REUSE = True
@@ -115,6 +115,19 @@ def test_a_node_that_does_not_serve_keeps_mail_room_off(healed: LabSite) -> None
     assert "gitlab-3: POST /api/v4/internal/mail_room/incoming_email: found Errno::ECONNREFUSED" in result.screen
     assert healed.readers() == NONE
     healed.lab.sh("gitlab-3", "gitlab-ctl start puma")
+    healed.ok()
+    assert healed.readers() == ONE
+
+
+def test_a_mail_room_that_dies_after_its_start_is_told(healed: LabSite) -> None:
+    """It dies later than a look at its process would take, and before it has looked into a mailbox."""
+    program = "/opt/gitlab/embedded/bin/mail_room"
+    healed.lab.sh("gitlab-1", "gitlab-ctl stop mailroom")
+    dies = f"cp -p {program} /root/kept && printf '#!/opt/gitlab/embedded/bin/ruby\\nsleep 3\\n' > {program}"
+    with broken(healed, "gitlab-1", dies, f"cp -p /root/kept {program}"):
+        result = healed.run()
+    assert result.code == 1
+    assert "mail_room does not stay up" in result.last_line
     healed.ok()
     assert healed.readers() == ONE
 
