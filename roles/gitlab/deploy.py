@@ -12,6 +12,7 @@ from pyinfra.operations import apt
 
 from roles.gitlab import facts, gate
 from roles.node import audit, install, remote
+from roles.node.act import Act, do
 from roles.node.plan import FileChange, changes
 from roles.rollout.step import step
 from roles.site.errors import StepError
@@ -122,20 +123,13 @@ def converge(run: Run, host: Host, reading: bool | None = None, upgraded: bool =
     state = run.look_at(host.name, file)
     differing = changes((file,), state)
     include = run.site.gitlab.config == "include" and not facts.include(state).as_declared
-    write(host, differing, include)
-    if differing or include or not facts.reconfigured(state) or run.tokens_differ(host.name, state):
-        reconfigure(host, upgraded)
-
-
-def write(host: Host, changes: list[FileChange], include: bool) -> None:
-    """Install the files that differ, and put the `from_file` line right (mode `include`).
-
-    Raises:
-        StepError: nothing was changed on the node, and why.
-    """
-    install.put(host, changes)
+    reconfigure = differing or include or not facts.reconfigured(state) or run.tokens_differ(host.name, state)
     if include:
+        install.put(host, differing)
         fix_include(host)
+        differing = []
+    if reconfigure:
+        change(host, differing, upgraded)
 
 
 def fix_include(host: Host) -> None:
@@ -155,17 +149,23 @@ def fix_include(host: Host) -> None:
     audit.note(host, f"one from_file line in {facts.GITLAB_RB}")
 
 
-def reconfigure(host: Host, upgraded: bool = False) -> None:
-    """Run `gitlab-ctl reconfigure`, and remember that it ended well.
+def change(host: Host, differing: list[FileChange], upgraded: bool = False) -> None:
+    """Install what differs, run `gitlab-ctl reconfigure`, and remember that it ended well.
 
     Args:
         upgraded: the package is another one now.
 
     Raises:
-        StepError: with the last lines of its output.
+        StepError: with the last lines of what failed.
     """
-    got = remote.run(host, _UPGRADED if upgraded else _RECONFIGURE, note="gitlab-ctl reconfigure is running")
-    audit.note(host, "gitlab-ctl reconfigure", ok=got.ok)
+    acts = [Act(_UPGRADED if upgraded else _RECONFIGURE, "gitlab-ctl reconfigure")]
+    content = ""
+    if differing:
+        installs, content = install.act(differing)
+        acts.insert(0, installs)
+    got = do(host, *acts, stdin=content, note="gitlab-ctl reconfigure is running")
+    if not got.ok and differing and got.failed == 0:
+        raise install.refused(got)
     if not got.ok:
         said = (got.stdout.strip() or got.stderr.strip()).splitlines()[-30:]
         lines = "\n".join(f"    {line}" for line in said)

@@ -92,7 +92,7 @@ def questions(include: bool) -> tuple[Question, ...]:
         Question("gitlab.reconfigured", f'[ "$(cat {STAMP})" = "$({FINGERPRINT})" ] && echo yes'),
         Question(
             "gitlab.free_kib",
-            f"df -Pk {WRITTEN} 2>/dev/null | awk 'NR > 1 {{print $4}}' | sort -n | head -n 1",
+            f"df -Pk {WRITTEN} | awk 'NR > 1 && (least == \"\" || $4 < least) {{least = $4}} END {{print least}}'",
         ),
     ]
     if include:

@@ -16,7 +16,8 @@ from pyinfra.api.host import Host
 from roles.gitlab import deploy, facts, path
 from roles.gitlab.facts import BEGUN, DONE, MIGRATED, MIGRATING, Upgrade
 from roles.gitlab.render import RUBY
-from roles.node import audit, remote
+from roles.node import remote
+from roles.node.act import Act, do
 from roles.rollout.stages import upgrade_stages
 from roles.rollout.step import step
 from roles.site.errors import StepError
@@ -38,10 +39,10 @@ def _write(host: Host, record: Upgrade) -> None:
     command = (
         f"umask 077; mkdir -p {facts.STATE_DIR} && cat > {facts.UPGRADE}.new && mv {facts.UPGRADE}.new {facts.UPGRADE}"
     )
-    got = remote.run(host, command, stdin=text)
+    what = {"old": record.old, "new": record.new, "phase": record.phase}
+    got = do(host, Act(command, "GitLab upgrade", what), stdin=text)
     if not got.ok:
         raise StepError(f"{facts.UPGRADE} could not be written: {got.stderr.strip()}. Nothing was upgraded.")
-    audit.note(host, "GitLab upgrade", old=record.old, new=record.new, phase=record.phase)
 
 
 @cache
@@ -168,10 +169,8 @@ def one(run: Run, host: Host) -> None:
     record = run.upgrade
     if run.plan.upgrades(name):
         words = shlex.quote(f"{wanted.package_name}={wanted.package_version}")
-        got = remote.run(
-            host, _INSTALL.replace("PACKAGE", words).replace("NAME", wanted.package_name), note="apt installs"
-        )
-        audit.note(host, f"package {words}", ok=got.ok)
+        script = _INSTALL.replace("PACKAGE", words).replace("NAME", wanted.package_name)
+        got = do(host, Act(script, f"package {words}"), note="apt installs")
         if not got.ok:
             lines = "\n".join(f"    {line}" for line in got.stdout.strip().splitlines()[-30:])
             raise StepError(f"apt did not install {words}. Its last lines:\n{lines}\n  Run again after the cure.")
@@ -192,8 +191,7 @@ def finish(run: Run) -> None:
     def act(host: Host) -> None:
         assert record is not None
         if not run.back:
-            got = remote.run(host, _MIGRATE, note="post-deployment migrations")
-            audit.note(host, "post-deployment migrations", ok=got.ok)
+            got = do(host, Act(_MIGRATE, "post-deployment migrations"), note="post-deployment migrations")
             if not got.ok:
                 lines = "\n".join(f"    {line}" for line in got.stdout.strip().splitlines()[-20:])
                 raise StepError(f"gitlab-rake db:migrate failed. Its last lines:\n{lines}\n  Run again after the cure.")

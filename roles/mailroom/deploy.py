@@ -13,7 +13,8 @@ from pyinfra.api.host import Host
 from roles.gitlab.deploy import converge
 from roles.mailroom import checks, facts, guard, record, tokens
 from roles.mailroom.render import MAILBOXES
-from roles.node import audit, install, remote
+from roles.node import install, remote
+from roles.node.act import Act, do
 from roles.node.checks import Check
 from roles.rollout.step import step
 from roles.site.errors import StepError
@@ -68,17 +69,18 @@ def write_down(run: Run, host: Host) -> None:
     """
     assert run.record is not None
     node = run.plan.nodes[str(host.name)]
-    made = remote.run(host, f"install -d -m 755 {guard.FOLDER}")
-    if not made.ok:
-        raise StepError(f"{guard.FOLDER} could not be made: {made.stderr.strip()}")
-    install.put(host, list(node.quiet))
+    acts, content = [Act(f"install -d -m 755 {guard.FOLDER}")], ""
+    if node.quiet:
+        installs, content = install.act(list(node.quiet))
+        acts.append(installs)
     if any(change.file.path == record.PATH for change in node.quiet):
         what = {"reader": run.record.reader, "serial": run.record.serial, "fenced": list(run.record.fenced)}
-        audit.note(host, "mail reader on record", **what)
+        acts.append(Act(":", "mail reader on record", what))
     if node.guard:
-        got = remote.run(host, _GUARD)
-        if not got.ok:
-            raise StepError(f"{guard.TIMER} does not start: {got.stderr.strip()}")
+        acts.append(Act(_GUARD))
+    got = do(host, *acts, stdin=content)
+    if not got.ok:
+        raise StepError(f"the record of the mail reader, or its guard, is not in place: {got.stderr.strip()}")
 
 
 _GUARD = (
@@ -149,8 +151,7 @@ done"""
 
 def stop(host: Host) -> None:
     """Stop every mail_room on the node, whoever started it, and see that none is left (80 s at most)."""
-    got = remote.run(host, _STOP, note="waiting for mail_room to end")
-    audit.note(host, "mail_room stopped", ok=got.ok)
+    got = do(host, Act(_STOP, "mail_room stopped"), note="waiting for mail_room to end")
     if not got.ok:
         raise StepError(f"mail_room could not be stopped: {got.stderr.strip()}. Nothing was enabled anywhere.")
 
@@ -278,8 +279,8 @@ def start(run: Run, host: Host, logged: int) -> None:
     """
     assert run.site.mail is not None
     mailboxes = sum(run.site.mail.mailbox(kind) is not None for kind in MAILBOXES)
-    got = remote.run(host, f"mailboxes={mailboxes} size={logged}\n{_START}", note="waiting for mail_room to stay up")
-    audit.note(host, "mail_room started", ok=got.ok)
+    script = f"mailboxes={mailboxes} size={logged}\n{_START}"
+    got = do(host, Act(script, "mail_room started"), note="waiting for mail_room to stay up")
     if not got.ok:
         raise StepError(f"{got.stderr.strip()}. Mails wait in the mailbox; run again after the cure.")
 

@@ -44,19 +44,27 @@ READERS = (
 """Shell: one line per running mail_room, its process id."""
 
 
-def questions() -> tuple[Question, ...]:
-    """What every GitLab node is asked about mail. Tokens are answered as hashes."""
+def questions(rails: bool, reader: bool) -> tuple[Question, ...]:
+    """What a GitLab node is asked about mail. Tokens are answered as hashes.
+
+    Args:
+        rails: the node takes mails.
+        reader: the node is to read mail.
+    """
     asked = [
         Question("mailroom.readers", READERS),
         Question("mailroom.service", f"[ -e {SERVICE} ] && /opt/gitlab/embedded/bin/sv status {SERVICE}"),
-        Question("mailroom.logged", LOGGED),
-        Question("mailroom.polled", f"tail -n 5000 {LOG} | grep -i '{POLL}' | tail -n 1"),
-        Question("mailroom.pushed", f"tail -n 5000 {LOG} | grep status_code | tail -n 1"),
     ]
-    asked += [
-        Question(f"mailroom.token.{kind}", f"tr -d '\\n' < {secret_file(kind)} | sha256sum | cut -d' ' -f1")
-        for kind in MAILBOXES
-    ]
+    if rails:
+        asked += [
+            Question(f"mailroom.token.{kind}", f"tr -d '\\n' < {secret_file(kind)} | sha256sum") for kind in MAILBOXES
+        ]
+    if reader:
+        asked += [
+            Question("mailroom.logged", LOGGED),
+            Question("mailroom.polled", f"tail -n 5000 {LOG} | grep -i '{POLL}' | tail -n 1"),
+            Question("mailroom.pushed", f"tail -n 5000 {LOG} | grep status_code | tail -n 1"),
+        ]
     return tuple(asked)
 
 
@@ -76,7 +84,7 @@ def kept_up(state: NodeState) -> bool:
 
 def token_hash(state: NodeState, kind: str) -> str | None:
     """SHA-256 (hex) of the token in use for a mailbox type; None when the node has none."""
-    answer = state.answer(f"mailroom.token.{kind}")
+    answer = state.answer(f"mailroom.token.{kind}").partition(" ")[0]
     empty = hashlib.sha256(b"").hexdigest()
     return answer if answer and answer != empty else None
 

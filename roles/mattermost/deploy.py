@@ -11,7 +11,8 @@ from roles.mattermost import application, facts, plugin, release, sign_on, slash
 from roles.mattermost.render import HOME
 from roles.mattermost.server import request
 from roles.mattermost.settings import MattermostSettings
-from roles.node import audit, install, remote
+from roles.node import install, remote
+from roles.node.act import Act, do
 from roles.node.plan import changes
 from roles.postgresql.facts import prove
 from roles.proxy import deploy as proxy
@@ -150,8 +151,8 @@ def converge(run: MattermostRun, host: Host) -> None:
     prove(host, run.settings.database, run.database_password, run.database_ca)
     if run.plan.switch:
         release.switch(host, run.settings.version)
-    got = remote.run(host, _START, note="the server starts (it migrates its database first)")
-    audit.note(host, "mattermost restarted", version=run.settings.version, ok=got.ok)
+    restart = Act(_START, "mattermost restarted", {"version": run.settings.version})
+    got = do(host, restart, note="the server starts (it migrates its database first)")
     if not got.ok:
         lines = "\n".join(f"    {scrub(line)[:400]}" for line in got.stderr.strip().splitlines()[-8:])
         raise StepError(

@@ -26,11 +26,12 @@ FOLDER = "/var/log/pyinfra-gitlab"
 LOG = f"{FOLDER}/audit.jsonl"
 """The log itself, mode 0600."""
 
-_APPEND = f"""\
+NOTE = f"""\
 note() {{ # a JSON object
-  (umask 077; mkdir -p {FOLDER} && exec 8>> {LOG} && flock 8 || exit 1
+  (umask 077; [ -d {FOLDER} ] || mkdir -p {FOLDER}; exec 8>> {LOG} && flock 8 || exit 1
   prev=$(tail -n 1 {LOG} | sha256sum); printf '{{"prev": "%s", %s\\n' "${{prev%% *}}" "${{1#?}}" >&8)
 }}"""
+"""Shell: the function that appends a line (`line`); exit code 0 only when it is in the log."""
 
 
 class RunIdentity:
@@ -51,8 +52,8 @@ run = RunIdentity()
 """That of this process; `roles.rollout.guard` fills in what the command line says."""
 
 
-def shell(what: str, **more: Any) -> str:
-    """Shell that appends one line; exit code 0 only when it is in the log.
+def line(what: str, **more: Any) -> str:
+    """One line: a JSON object without `prev`.
 
     Args:
         what: what was done, in words.
@@ -60,8 +61,12 @@ def shell(what: str, **more: Any) -> str:
     """
     now = time.time()
     when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}Z"
-    line = scrub(json.dumps({"time": when, **run.words(), "what": what, **more}, ensure_ascii=True))
-    return f"{_APPEND}\nnote {shlex.quote(line)}"
+    return scrub(json.dumps({"time": when, **run.words(), "what": what, **more}, ensure_ascii=True))
+
+
+def shell(what: str, **more: Any) -> str:
+    """Shell that appends one line; exit code 0 only when it is in the log."""
+    return f"{NOTE}\nnote {shlex.quote(line(what, **more))}"
 
 
 def note(host: Host, what: str, **more: Any) -> None:

@@ -11,7 +11,7 @@ import shlex
 
 from pyinfra.api.host import Host
 
-from roles.node import audit, remote
+from roles.node.act import Act, Ended, do
 from roles.node.plan import FileChange
 from roles.site.errors import StepError
 
@@ -57,13 +57,23 @@ def put(host: Host, changes: list[FileChange], within: str = "") -> None:
     """
     if not changes:
         return
-    script, content = install(changes)
-    command = f"sh -c {shlex.quote(within)} sh {shlex.quote(script)}" if within else script
-    got = remote.run(host, command, stdin=content)
+    installs, content = act(changes, within)
+    got = do(host, installs, stdin=content)
     if not got.ok:
-        raise StepError(f"the configuration was not installed: {got.stderr.strip()}")
+        raise refused(got)
+
+
+def refused(got: Ended) -> StepError:
+    """What an operator is told when files were not installed."""
+    return StepError(f"the configuration was not installed: {got.stderr.strip()}")
+
+
+def act(changes: list[FileChange], within: str = "") -> tuple[Act, str]:
+    """The act that installs `changes`, and what to feed to its standard input. Arguments: as for `put`."""
+    script, content = install(changes)
     files = {one.file.path: [one.found.sha256[:16] or "absent", one.file.sha256[:16]] for one in changes}
-    audit.note(host, "files installed", files=files)
+    command = f"sh -c {shlex.quote(within)} sh {shlex.quote(script)}" if within else script
+    return Act(command, "files installed", {"files": files}), content
 
 
 def install(changes: list[FileChange]) -> tuple[str, str]:

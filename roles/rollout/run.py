@@ -166,9 +166,14 @@ def bundles(
         quiet: record and guard of the mail reader, on those nodes that have them.
         more: further questions.
     """
-    asked = gitlab.questions(site.gitlab.config == "include") + mail_facts.questions()
-    asked += (record.question(), mail_guard.question(), *more)
-    return {name: Bundle((file, *quiet.get(name, ())), asked) for name, file in files.items()}
+    every = (*gitlab.questions(site.gitlab.config == "include"), record.question(), *more)
+    reader = site.mail.reader if site.mail else None
+    out = {}
+    for name, file in files.items():
+        rails = site.nodes[name].rails
+        asked = every + mail_facts.questions(rails, name == reader) + ((mail_guard.question(),) if rails else ())
+        out[name] = Bundle((file, *quiet.get(name, ())), asked)
+    return out
 
 
 def begin() -> Run:

@@ -12,7 +12,8 @@ from pyinfra.api.host import Host
 from pyinfra.api.state import State
 
 from roles.gitlab.facts import LOCK
-from roles.node import audit, remote
+from roles.node import remote
+from roles.node.act import Act, do
 from roles.rollout.guard import option, strict
 from roles.rollout.outcome import outcome
 from roles.rollout.step import step
@@ -82,10 +83,9 @@ def unlock(run: Unlock) -> None:
     """Step: end the processes that hold the lock; the run that they belong to ends at its next step."""
 
     def act(host: Host) -> None:
-        got = remote.run(host, _BREAK)
+        got = do(host, Act(_BREAK, "lock broken", {"of": _words(run.holders[str(host.name)])}))
         if not got.ok:
             raise StepError("the lock is still held: somebody has taken it again. Look who, with unlock.py.")
-        audit.note(host, "lock broken", of=_words(run.holders[str(host.name)]))
         outcome.end("changed", f"the lock is broken on {', '.join(run.holders)}")
 
     step(name="Break the lock", action=act if str(host.name) in run.holders else None)

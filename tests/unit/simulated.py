@@ -63,10 +63,29 @@ class World:
 
     def act(self, name: str, command: str, stdin: str) -> tuple[bool, str]:
         """Do what a command would do on a real node; returns success and standard output."""
-        if command.startswith("note() {"):
-            self.nodes[name].setdefault("audit", []).append(json.loads(shlex.split(command.splitlines()[-1])[1]))
-            self.save()
+        if not command.startswith("note() {"):
+            return self._one(name, command, stdin)
+        if "\n# act 0\n" not in command:
+            self._written(name, command.splitlines()[-1])
             return True, ""
+        out = ""
+        for number, act in enumerate(re.split(r"^# act \d+\n", command, flags=re.M)[1:]):
+            script, _, after = act.rpartition("\n)\nrc=$?\n")
+            script = script.removeprefix("(\n")
+            ok, said = (True, "") if script == ":" else self._one(name, script, stdin)
+            good, bad = after.splitlines()[1:], re.findall(r"then (did .*); printf", after)
+            for line in filter(None, good if ok else bad):
+                self._written(name, line)
+            out += said
+            if not ok:
+                return False, f"{out}\nact {number}"
+        return True, out
+
+    def _written(self, name: str, line: str) -> None:
+        self.nodes[name].setdefault("audit", []).append(json.loads(shlex.split(line)[-1]))
+        self.save()
+
+    def _one(self, name: str, command: str, stdin: str) -> tuple[bool, str]:
         what, (ok, out) = self._act(name, command, stdin)
         self.log.append([name, what])
         assert sum(len(node["readers"]) for node in self.nodes.values()) <= 1 or what in ("look", "stop"), (
@@ -163,13 +182,12 @@ def _reconfigure(node: dict[str, Any]) -> tuple[str, tuple[bool, str]]:
 
 
 def _look(node: dict[str, Any], command: str) -> str:
-    lines = []
-    for number, path in re.findall(r"^file (\d+) (\S+)$", command, re.M):
-        if (text := node["files"].get(path)) is None:
-            lines.append(f"file\t{number}\tabsent")
-        else:
-            sha = hashlib.sha256(text.encode()).hexdigest()
-            lines.append(f"file\t{number}\tregular file\t{node['modes'][path]}\troot\troot\t{sha}")
+    mark = re.search(r"^mark=(\S+);", command, re.M)
+    paths = re.search(r"^files (.*)$", command, re.M)
+    assert mark
+    found = {path: node["files"][path] for path in shlex.split(paths[1]) if path in node["files"]} if paths else {}
+    said = ["files" + "".join(f"\n{path}\tregular file\t{node['modes'][path]}\troot\troot" for path in found)]
+    said += ["sums" + "".join(f"\n{hashlib.sha256(text.encode()).hexdigest()}  {p}" for p, text in found.items())]
     answers = {
         "gitlab.version": f"gitlab-ee {node['version']}" if node["version"] else "",
         "gitlab.upgrade": json.dumps(node["upgrade"]) if node["upgrade"] else "",
@@ -184,9 +202,9 @@ def _look(node: dict[str, Any], command: str) -> str:
     }
     for key in re.findall(r"^ask (\S+)", command, re.M):
         text = answers.get(key, "")
-        encoded = base64.b64encode(f"{text}\nrc={0 if text or key == 'mailroom.readers' else 1}".encode()).decode()
-        lines.append(f"answer\t{key}\t{encoded}")
-    return "\n".join([*lines, f"clock\t{time.time()}"])
+        said += [f"ask {key}\n{text}", f"rc {0 if text or key == 'mailroom.readers' else 1}"]
+    said += [f"clock {time.time()}", "end"]
+    return base64.b64encode("".join(f"\n{mark[1]} {part}\n" for part in said).encode()).decode()
 
 
 def use(path: Path) -> None:

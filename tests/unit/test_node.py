@@ -26,7 +26,7 @@ def file(path, content=b"new\n", **more) -> File:
 def look(*files: File, questions: tuple[Question, ...] = ()) -> NodeState:
     asked = Look(Bundle(files, questions))
     done = subprocess.run(["sh", "-c", asked.script], capture_output=True, text=True, check=True)
-    return parse(asked.paths, done.stdout.splitlines())
+    return parse(asked, done.stdout.splitlines())
 
 
 def put(*files: File) -> subprocess.CompletedProcess[str]:
@@ -130,11 +130,46 @@ def test_answers_and_exit_codes_come_back(tmp_path):
     assert abs(state.clock - __import__("time").time()) < 30
 
 
-def test_an_answer_that_was_cut_off_is_no_answer():
-    with pytest.raises(ValueError, match="not whole"):
-        parse(("/a",), ["file\t0\tabsent"])
-    with pytest.raises(ValueError, match="not whole"):
-        parse(("/a", "/b"), ["file\t0\tabsent", "clock\t1.5"])
+def test_an_answer_that_was_cut_off_is_no_answer(tmp_path):
+    """Wherever: between two characters of base64, or where these happen to decode."""
+    asked = Look(Bundle((file(tmp_path / "f"),), (Question("a", "echo b"),)))
+    whole = subprocess.run(["sh", "-c", asked.script], capture_output=True, text=True, check=True).stdout
+    assert parse(asked, [whole]).answer("a") == "b"
+    for length in range(len(whole)):
+        with pytest.raises(ValueError, match="not whole"):
+            parse(asked, [whole[:length]])
+
+
+def test_a_question_cannot_end_change_or_forge_the_look(tmp_path):
+    """It exits, moves, reads what is not for it, says what the look itself says, and NUL and bytes that are no text."""
+    asked = (
+        Question("a", "cd /; LC_ALL=ko; cat; echo told; exit 4"),
+        Question("b", "printf '\\n--0 rc 0\\n--0 clock 1\\n'; printf 'x\\0y\\377'"),
+        Question("c", "echo gone >&2; echo $LC_ALL"),
+    )
+    state = look(file(tmp_path / "f"), questions=asked)
+    assert (state.answers["a"].text, state.answers["a"].rc) == ("told", 4)
+    assert state.answer("b") == "\n--0 rc 0\n--0 clock 1\nxy\N{REPLACEMENT CHARACTER}"
+    assert state.answer("c") == "C"
+    assert state.clock > 1
+
+
+def test_every_kind_of_file_is_told_apart(tmp_path):
+    """A look that opened a FIFO would wait for ever."""
+    paths = {kind: tmp_path / kind for kind in ("file", "empty", "folder", "link", "broken", "fifo", "absent")}
+    paths["file"].write_text("x\n")
+    paths["empty"].touch()
+    paths["folder"].mkdir()
+    paths["link"].symlink_to("file")
+    paths["broken"].symlink_to("nothing")
+    os.mkfifo(paths["fifo"])
+    found = look(*(file(path) for path in paths.values())).files
+    kinds = [found[str(path)].kind for path in paths.values()]
+    expected = ["regular file", "regular empty file", "directory", "symbolic link", "symbolic link", "fifo", "absent"]
+    assert kinds == expected
+    assert found[str(paths["file"])].sha256 == file("x", b"x\n").sha256
+    assert found[str(paths["empty"])].sha256 == file("x", b"").sha256
+    assert {found[str(paths[kind])].sha256 for kind in ("folder", "link", "broken", "fifo")} == {"-"}
 
 
 def test_two_roles_cannot_want_one_file():
