@@ -194,9 +194,16 @@ def see_one(run: Run) -> None:
 
 def probe(site: Site, host: Host) -> Mapping[str, Any] | str:
     """Run the probe on the reader. A string is the reason why it could not be run."""
-    got = remote.run(
-        host, checks.probe_command(), stdin=checks.probe_questions(site), note="trying routes and mailboxes"
-    )
+    return probed(remote.run(host, *probe_question(site), note="trying routes and mailboxes"))
+
+
+def probe_question(site: Site) -> tuple[str, str]:
+    """The command of the probe, and its standard input."""
+    return checks.probe_command(), checks.probe_questions(site)
+
+
+def probed(got: remote.Result) -> Mapping[str, Any] | str:
+    """The answer of the probe."""
     if not got.ok:
         return (got.stderr.strip().splitlines() or ["the probe ended with an error"])[-1]
     try:

@@ -12,7 +12,7 @@ from roles.node import remote
 from roles.node.checks import Check, compare
 from roles.node.facts import NodeState
 from roles.node.plan import changes
-from roles.postgresql.facts import prove
+from roles.postgresql.facts import proof, question
 from roles.proxy import checks as proxy
 from roles.site.errors import StepError
 from roles.site.secret import Secret, SecretRef
@@ -29,8 +29,15 @@ def checks(run: MattermostRun) -> list[Check]:
     if isinstance(run.found, str):
         cure = f"{run.found}. Bring it back, then look again."
         return [compare(run.node, "node", "reachable", None, False, cure)]
-    out = [*_release(run, run.found), *_files(run, run.found), _database(run)]
-    out += _server(run, run.found)
+    mail = bool(_setting(run, "EmailSettings", "SMTPServer"))
+    asked = [
+        question(run.settings.database, run.database_password, run.database_ca),
+        (facts.api("/api/v4/config"), ""),
+        *([_hello(run)] if mail else []),
+    ]
+    database, config, *hello = remote.several(run.server, asked)
+    out = [*_release(run, run.found), *_files(run, run.found), _database(run, database)]
+    out += _server(run, run.found, config)
     out += proxy.checks(run.server, run.settings.host, run.settings.port, run.proxy_files(), run.found)
     if run.settings.admin:
         name, there = run.settings.admin.username, facts.has_admin(run.found)
@@ -43,8 +50,7 @@ def checks(run: MattermostRun) -> list[Check]:
     if run.settings.slash_commands and facts.service(run.found).active:
         wrong = "; ".join(slash.look(run))
         out.append(compare(run.node, "slash commands", "taken by GitLab", wrong or "taken", not wrong, CURE))
-    if _setting(run, "EmailSettings", "SMTPServer"):
-        out.append(_smtp(run))
+    out += [_smtp(run, got) for got in hello]
     return out
 
 
@@ -67,21 +73,21 @@ def _files(run: MattermostRun, state: NodeState) -> list[Check]:
     return out
 
 
-def _database(run: MattermostRun) -> Check:
+def _database(run: MattermostRun, got: remote.Result) -> Check:
     wanted = run.settings.database
     least = minimum_postgresql(run.settings.number)
     subject = f"database {wanted.name} on {wanted.host} as {wanted.user}"
     declared = f"PostgreSQL {least} or newer, sslmode {wanted.sslmode}"
     try:
-        proof = prove(run.server, wanted, run.database_password, run.database_ca)
+        seen = proof(got, run.server, wanted)
     except StepError as error:
         return compare(run.node, subject, declared, str(error), False, "")
-    found = f"PostgreSQL {proof.major}, {proof.tls}"
-    ok = proof.major >= least and (wanted.sslmode == "disable" or proof.tls != "none")
+    found = f"PostgreSQL {seen.major}, {seen.tls}"
+    ok = seen.major >= least and (wanted.sslmode == "disable" or seen.tls != "none")
     return compare(run.node, subject, declared, found, ok, "Upgrade the server, or switch TLS on there.")
 
 
-def _server(run: MattermostRun, state: NodeState) -> list[Check]:
+def _server(run: MattermostRun, state: NodeState, config: remote.Result) -> list[Check]:
     service, ping, version = facts.service(state), facts.ping(state), facts.version(state)
     running = "runs" if service.active else "does not run"
     found = f"{running}, {'enabled' if service.enabled else 'not enabled'}"
@@ -101,7 +107,7 @@ def _server(run: MattermostRun, state: NodeState) -> list[Check]:
     ):
         word = ping.get(key)
         out.append(compare(run.node, subject, "OK", word, word == "OK", f"{cure} {LOG}"))
-    out.append(_drift(run))
+    out.append(_drift(run, config))
     return out
 
 
@@ -110,10 +116,9 @@ def _setting(run: MattermostRun, section: str, key: str) -> Any:
     return run.site.secret(value).reveal() if isinstance(value, SecretRef) else value
 
 
-def _drift(run: MattermostRun) -> Check:
+def _drift(run: MattermostRun, got: remote.Result) -> Check:
     """What the server uses, asked over its local socket, against what it is told."""
     subject, declared = "settings in use", "as the site file says"
-    got = remote.run(run.server, facts.api("/api/v4/config"))
     try:
         config = json.loads(got.stdout)
     except json.JSONDecodeError:
@@ -162,9 +167,14 @@ def _sign_on(run: MattermostRun) -> list[Check]:
     return sign_on.walk(run.site, run.server, known, found)
 
 
-def _smtp(run: MattermostRun) -> Check:
+def _mail_server(run: MattermostRun) -> tuple[str, str]:
+    """Name and port."""
+    return _setting(run, "EmailSettings", "SMTPServer"), _setting(run, "EmailSettings", "SMTPPort") or "25"
+
+
+def _hello(run: MattermostRun) -> tuple[str, str]:
     """Say hello to the mail server from the node, over TLS and with the password where they are declared."""
-    server, port = _setting(run, "EmailSettings", "SMTPServer"), _setting(run, "EmailSettings", "SMTPPort") or "25"
+    server, port = _mail_server(run)
     security = _setting(run, "EmailSettings", "ConnectionSecurity") or ""
     scheme = "smtps" if security == "TLS" else "smtp"
     lines = [f'url = "{scheme}://{server}:{port}"', 'request = "NOOP"', "silent", "show-error", "max-time = 20"]
@@ -175,7 +185,11 @@ def _smtp(run: MattermostRun) -> Check:
         password = _setting(run, "EmailSettings", "SMTPPassword") or ""
         words = f"{user}:{password}".replace("\\", "\\\\").replace('"', '\\"')
         lines.append(f'user = "{words}"')
-    got = remote.run(run.server, "curl --config - --output /dev/null", stdin="\n".join(lines))
+    return "curl --config - --output /dev/null", "\n".join(lines)
+
+
+def _smtp(run: MattermostRun, got: remote.Result) -> Check:
+    server, port = _mail_server(run)
     found = "it answers" if got.ok else got.stderr.strip().removeprefix("curl: ")
     cure = (
         "Check EmailSettings in mattermost.settings, the firewall, and that the node trusts the server's certificate."

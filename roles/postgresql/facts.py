@@ -51,12 +51,18 @@ def prove(host: Host, settings: DatabaseSettings, password: Secret, ca: Path | N
     Raises:
         StepError: with what libpq said, or what is wrong with what is there.
     """
+    command, stdin = question(settings, password, ca)
+    return proof(remote.run(host, command, stdin=stdin), host, settings)
+
+
+def question(settings: DatabaseSettings, password: Secret, ca: Path | None) -> tuple[str, str]:
+    """The command of `prove`, and its standard input."""
     pem = ca.read_text() if ca else ""
-    got = remote.run(
-        host,
-        _command(settings, bool(pem)),
-        stdin=f"{password.reveal()}\n{pem}",
-    )
+    return _command(settings, bool(pem)), f"{password.reveal()}\n{pem}"
+
+
+def proof(got: remote.Result, host: Host, settings: DatabaseSettings) -> Proof:
+    """What `got`, the answer to `question`, proves. Raises as `prove` does."""
     where = f"the database {settings.name} on {settings.host}:{settings.port} as {settings.user}, from {host.name}"
     if not got.ok:
         told = cure(got.stderr, "mattermost.database.password; with database.admin it is set for you")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gevent
@@ -49,7 +49,7 @@ def _begin() -> Run | None:
         reasons.append("the site is not as its file says. Run deploys/site.py first: mails must not be lost again")
     if not reasons:
         try:
-            found = lost(run)
+            found = [mail for mail, _ in _look(run)]
         except StepError as error:
             reasons.append(str(error))
     if reasons:
@@ -106,22 +106,56 @@ def _hint(found: list[Mail], deliver: bool) -> list[str]:
     return out
 
 
-def lost(run: Run) -> list[Mail]:
-    """Every mail that was taken without a sign that GitLab has it.
+@dataclass(frozen=True)
+class Looking:
+    """What mail_room's logs say, and the question to the mailboxes that follows from it."""
+
+    run: Run
+    """The run."""
+    evidence: dict[str, dict[str, Any]]
+    """What the logs say, by mailbox type."""
+
+    @property
+    def question(self) -> tuple[str, str]:
+        """The command for the reader, and its standard input."""
+        kinds = {kind: {"taken": mails.taken(found)} for kind, found in self.evidence.items()}
+        return mails.command(), mails.questions(self.run.site, kinds)
+
+    def lost(self, got: remote.Result) -> list[Mail]:
+        """Every mail that was taken without a sign that GitLab has it.
+
+        Args:
+            got: the answer to `question`.
+
+        Raises:
+            StepError: a log or a mailbox could not be read.
+        """
+        return [mail for mail, _ in _judged(self, got)]
+
+
+def looking(run: Run) -> Looking:
+    """Read the logs.
 
     Raises:
-        StepError: a log or a mailbox could not be read.
+        StepError: one could not be read.
     """
-    return [mail for mail, _ in _look(run)]
+    return Looking(run, _asked(run) or _logs(run))
 
 
 def _look(run: Run, reading: bool = True) -> list[tuple[Mail, int]]:
     """The mails, each with its mailbox's UIDVALIDITY."""
     assert run.site.mail is not None
+    look = looking(run)
+    got = remote.run(
+        run.state.inventory.get_host(run.site.mail.reader), *look.question, note="looking into the mailboxes"
+    )
+    return _judged(look, got, reading)
+
+
+def _judged(look: Looking, got: remote.Result, reading: bool = True) -> list[tuple[Mail, int]]:
+    run, evidence = look.run, look.evidence
+    assert run.site.mail is not None
     reader = run.state.inventory.get_host(run.site.mail.reader)
-    evidence = _asked(run) or _logs(run)
-    kinds = {kind: {"taken": mails.taken(found)} for kind, found in evidence.items()}
-    got = remote.run(reader, mails.command(), stdin=mails.questions(run.site, kinds), note="looking into the mailboxes")
     found = _json(reader, got, "the mailboxes")
     for kind, told in found.items():
         if "error" in told:

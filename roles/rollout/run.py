@@ -157,21 +157,22 @@ class Run:
 
 
 def bundles(
-    site: Site, files: Mapping[str, File], quiet: Mapping[str, tuple[File, ...]], more: tuple[Question, ...] = ()
+    site: Site, files: Mapping[str, File], quiet: Mapping[str, tuple[File, ...]], of_rails: tuple[Question, ...] = ()
 ) -> dict[str, Bundle]:
     """What is asked of, and wanted on, every node.
 
     Args:
         files: the configuration file of each node.
         quiet: record and guard of the mail reader, on those nodes that have them.
-        more: further questions.
+        of_rails: further questions to Rails nodes.
     """
-    every = (*gitlab.questions(site.gitlab.config == "include"), record.question(), *more)
+    every = (*gitlab.questions(site.gitlab.config == "include"), record.question())
     reader = site.mail.reader if site.mail else None
     out = {}
     for name, file in files.items():
         rails = site.nodes[name].rails
-        asked = every + mail_facts.questions(rails, name == reader) + ((mail_guard.question(),) if rails else ())
+        asked = every + mail_facts.questions(rails, name == reader)
+        asked += (mail_guard.question(), *of_rails) if rails else ()
         out[name] = Bundle((file, *quiet.get(name, ())), asked)
     return out
 
@@ -190,7 +191,7 @@ def survey(
     to: str | None = None,
     fenced: Iterable[str] = (),
     upgrade: bool = False,
-    more: tuple[Question, ...] = (),
+    of_rails: tuple[Question, ...] = (),
 ) -> Run:
     """Look at the whole site and plan, without refusing or showing anything.
 
@@ -198,11 +199,11 @@ def survey(
         to: the node that is to read mail from now on, whatever the site file says.
         fenced: nodes that are off, by word of the operator of this run.
         upgrade: nodes with another version of GitLab are not refused.
-        more: further questions.
+        of_rails: further questions to Rails nodes.
     """
     site = declared()
     blank = {name: config_file(site, name, False, {}) for name in site.gitlab_nodes}
-    states = remote.look_all(state, bundles(site, blank, _quiet(site, Record(0, "", "", "")), more))
+    states = remote.look_all(state, bundles(site, blank, _quiet(site, Record(0, "", "", "")), of_rails))
     known = record.latest(states)
     away = _away(states, known, fenced)
     leave_out(away)

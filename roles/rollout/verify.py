@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from pyinfra import logger
 from pyinfra import state as pyinfra_state
+from pyinfra.api.host import Host
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -41,23 +45,28 @@ def checks(run: Run) -> list[Check]:
         reader = site.mail.reader
         state = run.states[reader]
         host = run.state.inventory.get_host(reader)
-        answer = state if isinstance(state, str) else mailroom.probe(site, host)
+        answer, taken = (state, mail.taken(site, None, state)) if isinstance(state, str) else _reader(run, host)
         found += mail.tokens(site, run.states, run.tokens.values)
         found += mail.clocks(site, run.states)
         found += mail.probed(site, answer)
         found += mail.reading(site, state, answer)
-        found += _taken(run)
+        found.append(taken)
     return found
 
 
-def _taken(run: Run) -> list[Check]:
-    """Mails that were taken and never reached GitLab."""
-    assert run.site.mail is not None
+def _reader(run: Run, host: Host) -> tuple[Mapping[str, Any] | str, Check]:
+    """What the reader can reach, and the mails that were taken and never reached GitLab: by one command."""
     try:
-        mails = recover.lost(run)
+        look = recover.looking(run)
     except StepError as error:
-        return [mail.taken(run.site, None, str(error))]
-    return [mail.taken(run.site, mails, "")]
+        return mailroom.probe(run.site, host), mail.taken(run.site, None, str(error))
+    asked = [mailroom.probe_question(run.site), look.question]
+    probe, boxes = remote.several(host, asked, note="trying routes, looking into the mailboxes")
+    try:
+        taken = mail.taken(run.site, look.lost(boxes), "")
+    except StepError as error:
+        taken = mail.taken(run.site, None, str(error))
+    return mailroom.probed(probe), taken
 
 
 def table(found: list[Check], console: Console) -> None:
@@ -78,7 +87,7 @@ def table(found: list[Check], console: Console) -> None:
 
 def _verify() -> list[Check]:
     asked = (evidence_question(declared()),) if declared().mail else ()
-    run = survey(pyinfra_state.inventory.state, more=asked)
+    run = survey(pyinfra_state.inventory.state, of_rails=asked)
     for kind, origin in run.tokens.origin.items():
         logger.info(f"    The {kind} token is not kept yet where the site file says ({origin})")
     found = checks(run)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import grp
+import json
 import os
 import pwd
 import subprocess
 
 import pytest
 
+from roles.node import audit, remote
+from roles.node.act import Act, do
 from roles.node.bundle import Bundle, File, Question
 from roles.node.diff import MASK, masked_diff
 from roles.node.facts import FileState, Look, NodeState, parse
@@ -210,3 +213,88 @@ def test_a_changed_secret_shows_as_a_change():
     lines = masked_diff("/f", old, f"a['password'] = '{MASK}'\n", new)
     assert [line[0] for line in lines[3:]] == ["-", "+"]
     assert "one" not in "".join(lines)
+
+
+def test_several_commands_in_one_are_as_if_each_had_run_alone(monkeypatch):
+    """Each with its own input, exit code, output and error; one that exits or reads too much spoils no other."""
+    monkeypatch.setattr(remote, "run", locally)
+    big = "x" * 300_000
+    asked = [("cat; echo why >&2; exit 3", "a\n한 \x01'\n\n"), ("head -c 1", big), ("cat", ""), ("wc -c", big)]
+    got = remote.several(None, asked)
+    assert [(one.ok, one.stdout, one.stderr) for one in got] == [
+        (False, "a\n한 \x01'\n\n", "why\n"), (True, "x", ""), (True, "", ""), (True, "300000\n", ""),
+    ]  # fmt: skip
+
+
+def test_several_commands_that_were_cut_off_have_all_failed(monkeypatch):
+    monkeypatch.setattr(remote, "run", lambda *a, **k: remote.Result(False, "half", "the connection to x failed"))
+    got = remote.several(None, [("true", ""), ("true", "")])
+    assert [(one.ok, one.stderr) for one in got] == [(False, "the connection to x failed")] * 2
+
+
+def locally(_host, command, stdin="", note=None, every=0.0) -> remote.Result:
+    """`remote.run` in a shell of this machine."""
+    done = subprocess.run(["sh", "-c", command], input=stdin, capture_output=True, text=True, check=False)
+    return remote.Result(done.returncode == 0, done.stdout, done.stderr)
+
+
+class Screen:
+    """A host that remembers what it is to say."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def log(self, line: str) -> None:
+        self.said.append(line)
+
+
+@pytest.fixture
+def log(monkeypatch, tmp_path):
+    """The audit log, in a folder of this test; commands run here."""
+    monkeypatch.setattr(remote, "run", locally)
+    monkeypatch.setattr(audit, "NOTE", audit.NOTE.replace(audit.FOLDER, str(tmp_path / "log")))
+    return tmp_path / "log" / "audit.jsonl"
+
+
+def test_acts_are_done_in_turn_and_written_down(log, tmp_path):
+    """Also with a script that changes the shell, and a word that a shell would take for its own."""
+    acts = (
+        Act("read -r line; echo \"$line\"; set -eu; cd /; umask 777; trap '' 0; exit 0", "it's $(done) 한", {"n": 1}),
+        Act("cat > /dev/null"),
+        Act(f"echo two; echo three > {tmp_path}/three", "last"),
+    )
+    got = do(Screen(), *acts, stdin="one\ntwo\n")
+    assert (got.ok, got.failed, got.stdout) == (True, None, "one\ntwo\n")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(line["what"], line["ok"]) for line in lines] == [("it's $(done) 한", True), ("last", True)]
+    assert lines[0]["n"] == 1
+    assert audit.broken(log.read_text().splitlines()) == []
+    assert log.stat().st_mode & 0o777 == 0o600
+
+
+def test_an_act_that_fails_ends_it_and_is_written_down(log, tmp_path):
+    after = tmp_path / "after"
+    got = do(
+        Screen(), Act("echo a", "first"), Act("echo b; echo why >&2; exit 7", "second"), Act(f"touch {after}", "no")
+    )
+    assert (got.ok, got.failed, got.stdout.split(), got.stderr) == (False, 1, ["a", "b"], "why")
+    assert [(line["what"], line["ok"]) for line in map(json.loads, log.read_text().splitlines())] == [
+        ("first", True),
+        ("second", False),
+    ]
+    assert not after.exists()
+
+
+def test_a_log_that_cannot_be_written_is_told_and_ends_nothing(log):
+    log.parent.write_text("a file where the folder should be")
+    screen = Screen()
+    got = do(screen, Act("echo done >&2", "it's done"), Act("false", "not done"))
+    assert (got.ok, got.failed) == (False, 1)
+    assert [line.partition(": ")[2] for line in screen.said] == ["it's done", "not done"]
+    assert "done" in got.stderr
+
+
+def test_a_connection_that_ends_says_nothing_about_what_was_done(monkeypatch):
+    monkeypatch.setattr(remote, "run", lambda *a, **k: remote.Result(False, "", "the connection to x failed"))
+    got = do(Screen(), Act("true", "a"))
+    assert (got.ok, got.failed, got.stderr) == (False, None, "the connection to x failed")
