@@ -31,10 +31,11 @@ ENDING = 20.0
 
 def stop_readers(run: Run) -> None:
     """Step: stop mail_room where it must not run now."""
-    step(
-        name="Stop mail_room where it must not run now",
-        action=stop if run.name in run.plan.stop else None,
-    )
+    if run.plan.stop:
+        step(
+            name="Stop mail_room where it must not run now",
+            action=stop if run.name in run.plan.stop else None,
+        )
 
 
 def see_readers_stopped(run: Run) -> None:
@@ -57,8 +58,9 @@ def keep_tokens(run: Run) -> None:
 
 def record_reader(run: Run) -> None:
     """Step: every Rails node gets to know who reads from now on, and its guard."""
-    here = run.name in run.plan.nodes and run.plan.nodes[run.name].notes
-    step(name="Write down who reads mail", action=(lambda host: write_down(run, host)) if here else None)
+    if any(node.notes for node in run.plan.nodes.values()):
+        here = run.name in run.plan.nodes and run.plan.nodes[run.name].notes
+        step(name="Write down who reads mail", action=(lambda host: write_down(run, host)) if here else None)
 
 
 def write_down(run: Run, host: Host) -> None:
@@ -161,7 +163,7 @@ def see_stopped(run: Run, nodes: list[str]) -> None:
     deadline = time.monotonic() + ENDING
     while True:
         reading = {}
-        for name, state in run.look().items():
+        for name, state in run.look_for_readers().items():
             if name in nodes and isinstance(state, str):
                 reading[name] = f"could not be looked at ({state})"
             elif name in nodes and not isinstance(state, str) and facts.readers(state):
@@ -180,7 +182,8 @@ def see_one(run: Run) -> None:
     deadline = time.monotonic() + ENDING
     while True:
         found = {
-            name: state if isinstance(state, str) else len(facts.readers(state)) for name, state in run.look().items()
+            name: state if isinstance(state, str) else len(facts.readers(state))
+            for name, state in run.look_for_readers().items()
         }
         wrong = {name: count for name, count in found.items() if count != wanted[name]}
         if not wrong or time.monotonic() > deadline:

@@ -42,6 +42,8 @@ READERS = (
     "case $(readlink $d/exe) in */ruby*) echo ${d#/proc/};; esac; done; true"
 )
 """Shell: one line per running mail_room, its process id."""
+WHO_READS = Question("mailroom.readers", READERS)
+"""The same as a question."""
 
 
 def questions(rails: bool, reader: bool) -> tuple[Question, ...]:
@@ -52,7 +54,7 @@ def questions(rails: bool, reader: bool) -> tuple[Question, ...]:
         reader: the node is to read mail.
     """
     asked = [
-        Question("mailroom.readers", READERS),
+        WHO_READS,
         Question("mailroom.service", f"[ -e {SERVICE} ] && /opt/gitlab/embedded/bin/sv status {SERVICE}"),
     ]
     if rails:

@@ -122,6 +122,10 @@ class Run:
         """Look at every node afresh."""
         return remote.look_all(self.state, bundles(self.site, self.files, {}))
 
+    def look_for_readers(self) -> dict[str, NodeState | str]:
+        """Look at every node afresh, for mail_rooms that run there and for nothing else."""
+        return remote.look_all(self.state, dict.fromkeys(self.site.gitlab_nodes, Bundle((), (mail_facts.WHO_READS,))))
+
     def look_at(self, name: str, file: File) -> NodeState:
         """Look at one node afresh, for `file`.
 
