@@ -85,8 +85,10 @@ def write_down(run: Run, host: Host) -> None:
         raise StepError(f"the record of the mail reader, or its guard, is not in place: {got.stderr.strip()}")
 
 
+# `enable` alone would have systemd read all its units again, each time.
 _GUARD = (
-    f"systemctl daemon-reload && systemctl enable --quiet {guard.HOLD} && systemctl enable --quiet --now {guard.TIMER}"
+    f"systemctl enable --quiet --no-reload {guard.HOLD} {guard.TIMER} && systemctl daemon-reload && "
+    f"systemctl start {guard.TIMER}"
 )
 
 

@@ -12,8 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from roles.gitlab.facts import FINGERPRINT, STAMP
 from roles.gitlab.render import config_file
 from roles.mailroom import guard, record
+from roles.mailroom.facts import READERS
 from roles.mailroom.record import Record
 from roles.node.bundle import File
 from roles.node.facts import Look
@@ -24,8 +26,6 @@ from tests.lab.image import LAB, MACHINES
 from tests.lab.lab import Lab
 from tests.lab.site import ROOT
 
-RAILS = 3
-"""Nodes with the application; all others have Gitaly."""
 PLAYBOOK = Path(__file__).with_name("playbook.yml")
 
 
@@ -52,6 +52,7 @@ class Fleet:
 
     def __init__(self, lab: Lab, folder: Path, count: int) -> None:
         self.lab, self.count = lab, count
+        self.rails = -(-count // 3)
         self.nodes = [f"node-{number}" for number in range(1, count + 1)]
         self.folder = folder / f"site-{count}"
         self.number = 0
@@ -59,6 +60,10 @@ class Fleet:
         self.folder.mkdir(parents=True)
         source = (ROOT / "inventories/lab/inventory.py").read_text()
         (self.folder / "inventory.py").write_text("".join(source.partition("rails = ")[:1]))
+        ssh = {"ssh_user": "root", "ssh_key": f"{LAB}/ssh/id_ed25519", "ssh_strict_host_key_checking": "yes"}
+        ssh["ssh_known_hosts_file"] = f"{LAB}/ssh/known_hosts"
+        plain = [(name, {"ssh_hostname": MACHINES[name], **ssh}) for name in self.nodes]
+        (self.folder / "plain.py").write_text(f"nodes = {plain!r}\n")
         self.say(0)
 
     def say(self, number: int) -> None:
@@ -68,7 +73,7 @@ class Fleet:
         lines = ["site: bench", f"ssh: {{user: root, key: {LAB}/ssh/id_ed25519, known_hosts: {LAB}/ssh/known_hosts}}"]
         lines += ["nodes:"]
         for place, name in enumerate(self.nodes):
-            role = "application" if place < RAILS else "gitaly"
+            role = "application" if place < self.rails else "gitaly"
             lines.append(f"  {name}: {{address: {MACHINES[name]}, roles: [{role}]}}")
         lines += ["gitlab:", "  version: 18.11.11", "  package: {install: true}", "  config: whole"]
         lines += ["  external_url: http://node-1", "  settings:", "    nginx: {listen_port: 80, listen_https: false}"]
@@ -114,19 +119,27 @@ class Fleet:
         lines += ["[all]", *(f"{name} ansible_host={MACHINES[name]}" for name in self.nodes)]
         lines += ["[rails]", *site.rails_nodes, "[reader]", "node-1"]
         (self.folder / "hosts.ini").write_text("\n".join(lines) + "\n")
-        told = {"files": str(folder), "quiet": [{"path": f.path, "mode": f"{f.mode:04o}"} for f in quiet]}
+        told: dict[str, object] = {"files": str(folder), "stamp": STAMP, "fingerprint": FINGERPRINT, "readers": READERS}
+        told["quiet"] = [{"path": f.path, "mode": f"{f.mode:04o}"} for f in quiet]
         (self.folder / "vars.json").write_text(json.dumps(told))
 
-    def give_python(self) -> None:
-        """Ansible needs it on every node; ours does not. Not part of what is measured."""
-        script = "apt-get update -qq && apt-get install -yqq --no-install-recommends python3 >/dev/null"
+    def bare(self) -> None:
+        """Nodes with the package and nothing configured; and with Python, which Ansible needs and ours does not."""
+        self.lab.reset(*self.nodes)
+        packages = f"python3 gitlab-ee={self.site.gitlab.package_version}"
+        script = f"apt-get update -qq && apt-get install -yqq --no-install-recommends {packages} >/dev/null"
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda name: self.lab.sh(name, script), self.nodes))
 
     def ours(self, *words: str) -> Measure:
         """Run the product."""
-        command = [str(Path(sys.executable).with_name("pyinfra")), "-y", str(self.folder / "inventory.py"), *words]
-        return self.measure(command)
+        return self.pyinfra("inventory.py", *words)
+
+    def pyinfra(self, inventory: str, *words: str) -> Measure:
+        """Run pyinfra."""
+        return self.measure(
+            [str(Path(sys.executable).with_name("pyinfra")), "-y", str(self.folder / inventory), *words]
+        )
 
     def ansible(self, *words: str) -> Measure:
         """Run Ansible, with all that makes it fast: pipelining, as many forks as nodes, connections that are kept."""
@@ -151,6 +164,7 @@ class Fleet:
         environment = (
             os.environ | {"LAB_NAME": self.lab.name, "PYINFRA_PROGRESS": "off", "NO_COLOR": "1"} | (more or {})
         )
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # no operator has it, and it costs both half a second
         started = time.monotonic()
         with said.open("w") as out:
             running = subprocess.Popen(self.lab.command(command), stdout=out, stderr=out, env=environment, cwd=ROOT)
