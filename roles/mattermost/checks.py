@@ -33,12 +33,13 @@ def checks(run: MattermostRun) -> list[Check]:
     asked = [
         question(run.settings.database, run.database_password, run.database_ca),
         (facts.api("/api/v4/config"), ""),
+        (proxy.question(run.settings.host, run.settings.port), ""),
         *([_hello(run)] if mail else []),
     ]
-    database, config, *hello = remote.several(run.server, asked)
+    database, config, served, *hello = remote.several(run.server, asked)
     out = [*_release(run, run.found), *_files(run, run.found), _database(run, database)]
     out += _server(run, run.found, config)
-    out += proxy.checks(run.server, run.settings.host, run.settings.port, run.proxy_files(), run.found)
+    out += proxy.checks(run.server, run.settings.host, run.settings.port, run.proxy_files(), run.found, served)
     if run.settings.admin:
         name, there = run.settings.admin.username, facts.has_admin(run.found)
         out.append(compare(run.node, "first administrator", name, name if there else "no such account", there, CURE))

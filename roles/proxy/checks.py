@@ -20,13 +20,22 @@ ACME_DAYS = 25
 CURE = "Run deploys/mattermost.py."
 
 
-def checks(host: Host, name: str, port: int, files: tuple[File, ...], state: NodeState) -> list[Check]:
+def question(name: str, port: int) -> str:
+    """The command that tells what the node serves over TLS. Arguments: as for `checks`."""
+    words = f"-connect 127.0.0.1:{port} -servername {shlex.quote(name)} -showcerts"
+    return f"timeout 20 openssl s_client {words} </dev/null 2>/dev/null"
+
+
+def checks(
+    host: Host, name: str, port: int, files: tuple[File, ...], state: NodeState, got: remote.Result
+) -> list[Check]:
     """nginx's files, whether it has read them, what it serves over TLS, and how long that is valid.
 
     Args:
         name: the host name that people type.
         port: of HTTPS.
         files: as they must be.
+        got: the answer to `question`.
     """
     out = []
     for file in files:
@@ -37,14 +46,12 @@ def checks(host: Host, name: str, port: int, files: tuple[File, ...], state: Nod
     found = "runs with these files" if fresh else "does not run, or has not read them"
     out.append(compare(host.name, "nginx", "runs with these files", found, fresh, f"{CURE} See `nginx -t`."))
     declared = next((file.content for file in files if file.path == CERTIFICATE), None)
-    out.append(_served(host, name, port, declared))
+    out.append(_served(host, name, port, declared, got))
     return out
 
 
-def _served(host: Host, name: str, port: int, declared: bytes | None) -> Check:
+def _served(host: Host, name: str, port: int, declared: bytes | None, got: remote.Result) -> Check:
     """What is served over TLS. `declared` is the file's; None when certbot has it."""
-    words = f"-connect 127.0.0.1:{port} -servername {shlex.quote(name)} -showcerts"
-    got = remote.run(host, f"timeout 20 openssl s_client {words} </dev/null 2>/dev/null")
     served = certificate.certificates(got.stdout.encode())
     days = certificate.WARN_DAYS if declared else ACME_DAYS
     what = "the declared one" if declared else f"one for {name}"
