@@ -165,7 +165,7 @@ def see_stopped(run: Run, nodes: list[str]) -> None:
     deadline = time.monotonic() + ENDING
     while True:
         reading = {}
-        for name, state in run.look_for_readers().items():
+        for name, state in run.ask(facts.WHO_READS).items():
             if name in nodes and isinstance(state, str):
                 reading[name] = f"could not be looked at ({state})"
             elif name in nodes and not isinstance(state, str) and facts.readers(state):
@@ -185,7 +185,7 @@ def see_one(run: Run) -> None:
     while True:
         found = {
             name: state if isinstance(state, str) else len(facts.readers(state))
-            for name, state in run.look_for_readers().items()
+            for name, state in run.ask(facts.WHO_READS).items()
         }
         wrong = {name: count for name, count in found.items() if count != wanted[name]}
         if not wrong or time.monotonic() > deadline:
@@ -221,10 +221,11 @@ def probed(got: remote.Result) -> Mapping[str, Any] | str:
 def before_reading(run: Run, host: Host) -> list[Check]:
     """All that must be true before mail_room may run: tokens, clocks, routes, mailboxes. Looks afresh."""
     assert run.site.mail is not None
-    states = run.look()
+    probing = gevent.spawn(probe, run.site, host)
+    states = run.ask(*facts.TOKENS)
     found = checks.tokens(run.site, states, run.tokens.values)
     found += checks.clocks(run.site, states)
-    found += checks.probed(run.site, probe(run.site, host))
+    found += checks.probed(run.site, probing.get())
     return found
 
 

@@ -44,6 +44,10 @@ READERS = (
 """Shell: one line per running mail_room, its process id."""
 WHO_READS = Question("mailroom.readers", READERS)
 """The same as a question."""
+TOKENS = tuple(
+    Question(f"mailroom.token.{kind}", f"tr -d '\\n' < {secret_file(kind)} | sha256sum") for kind in MAILBOXES
+)
+"""The tokens in use, as hashes."""
 
 
 def questions(rails: bool, reader: bool) -> tuple[Question, ...]:
@@ -58,9 +62,7 @@ def questions(rails: bool, reader: bool) -> tuple[Question, ...]:
         Question("mailroom.service", f"[ -e {SERVICE} ] && /opt/gitlab/embedded/bin/sv status {SERVICE}"),
     ]
     if rails:
-        asked += [
-            Question(f"mailroom.token.{kind}", f"tr -d '\\n' < {secret_file(kind)} | sha256sum") for kind in MAILBOXES
-        ]
+        asked += TOKENS
     if reader:
         asked += [
             Question("mailroom.logged", LOGGED),

@@ -122,9 +122,9 @@ class Run:
         """Look at every node afresh."""
         return remote.look_all(self.state, bundles(self.site, self.files, {}))
 
-    def look_for_readers(self) -> dict[str, NodeState | str]:
-        """Look at every node afresh, for mail_rooms that run there and for nothing else."""
-        return remote.look_all(self.state, dict.fromkeys(self.site.gitlab_nodes, Bundle((), (mail_facts.WHO_READS,))))
+    def ask(self, *questions: Question) -> dict[str, NodeState | str]:
+        """Look at every node afresh, for these answers and the clock alone."""
+        return remote.look_all(self.state, dict.fromkeys(self.site.gitlab_nodes, Bundle((), questions)))
 
     def look_at(self, name: str, file: File) -> NodeState:
         """Look at one node afresh, for `file`.

@@ -107,6 +107,46 @@ def spread(found: Found, name: str) -> str:
     return f"{statistics.median(seconds):.2f} s{more}"
 
 
+def apart(found: Found, name: str) -> float:
+    """The median, without the time in which a gitlab-ctl ran anywhere."""
+    return statistics.median(one.seconds - one.control for one in found[name])
+
+
+def aims(all_found: dict[int, Found]) -> list[str]:
+    """What was aimed at, and what was measured."""
+    lines = ["", "## What was aimed at", "", *head("", "aim", "measured", "")]
+
+    def row(what: str, aim: str, got: float, met: bool, digits: int = 1) -> None:
+        lines.append(f"| {what} | {aim} | {got:.{digits}f} | {'met' if met else '**not met**'} |")
+
+    if found := all_found.get(30):
+        ratio = middle(found, "a ours") / middle(found, "floor, fresh")
+        row("30 nodes, nothing changes: ours to the floor with new connections", "at most 2.0", ratio, ratio <= 2, 2)
+        ratio = middle(found, "a Ansible") / middle(found, "a ours")
+        row("30 nodes, nothing changes: Ansible to ours", "at least 40", ratio, ratio >= 40)
+        for job in "bc":
+            ratio = apart(found, f"{job} Ansible") / apart(found, f"{job} ours")
+            row(f"30 nodes, {JOBS[job]}, without gitlab-ctl: Ansible to ours", "at least 10", ratio, ratio >= 10)
+    if 30 in all_found and 60 in all_found:
+        ratio = middle(all_found[60], "a ours") / middle(all_found[30], "a ours")
+        row("nothing changes: 60 nodes to 30", "at most 2.1", ratio, ratio <= 2.1, 2)
+    for count, found in all_found.items():
+        most = max(one.memory for job in JOBS for one in found[f"{job} ours"])
+        limit = 150 + 2 * count
+        row(f"{count} nodes: memory at its peak, MB", f"at most {limit}", most, most <= limit, 0)
+    return lines
+
+
+def rest(all_found: dict[int, Found]) -> list[str]:
+    """What is left, and whose it is."""
+    lines = ["", "## What is left of a run that changes nothing", ""]
+    lines += head("nodes", "ours", "of it pyinfra with one command", "our look and what we make of it")
+    for count, found in all_found.items():
+        ours, alone = middle(found, "a ours"), middle(found, "pyinfra alone")
+        lines.append(f"| {count} | {ours:.2f} s | {alone:.2f} s ({alone / ours:.0%}) | {ours - alone:.2f} s |")
+    return lines
+
+
 def head(*titles: str) -> list[str]:
     """The first lines of a table."""
     return [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
@@ -124,11 +164,9 @@ def report(all_found: dict[int, Found]) -> str:
         lines += head("nodes", "ours", "Ansible", "Ansible : ours", "the same without gitlab-ctl", "ours : floor")
         for count, found in all_found.items():
             ours, theirs = middle(found, f"{job} ours"), middle(found, f"{job} Ansible")
-            apart = [
-                middle(found, f"{job} {who}") - middle(found, f"{job} {who}", "control") for who in ("ours", "Ansible")
-            ]
+            without = [apart(found, f"{job} {who}") for who in ("ours", "Ansible")]
             cells = [spread(found, f"{job} ours"), spread(found, f"{job} Ansible"), f"{theirs / ours:.1f}"]
-            cells += [f"{apart[0]:.2f} s, {apart[1]:.2f} s: {apart[1] / apart[0]:.1f}"]
+            cells += [f"{without[0]:.2f} s, {without[1]:.2f} s: {without[1] / without[0]:.1f}"]
             cells += [f"{ours / middle(found, 'floor, fresh'):.2f}"]
             lines.append(f"| {count} | {' | '.join(cells)} |")
     lines += ["", "## What it costs", ""]
@@ -139,7 +177,7 @@ def report(all_found: dict[int, Found]) -> str:
             cells = [f"{middle(found, name, 'cpu'):.2f} s", f"{middle(found, name, 'memory'):.0f} MB"]
             cells += [f"{middle(found, name, 'kilobytes'):.0f}", f"{middle(found, name, 'sessions'):.0f}"]
             lines.append(f"| {count} | {job} | {who} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *rest(all_found), *aims(all_found)]) + "\n"
 
 
 def plot(all_found: dict[int, Found]) -> None:
@@ -176,8 +214,7 @@ def main() -> None:
     finally:
         lab.down()
     marker = "<!-- below: written by make bench -->\n"
-    head = REPORT.read_text().partition(marker)[0] if REPORT.exists() else "# Speed\n\n"
-    REPORT.write_text(head + marker + report(all_found))
+    REPORT.write_text(REPORT.read_text().partition(marker)[0] + marker + report(all_found))
     plot(all_found)
 
 

@@ -105,7 +105,7 @@ class World:
         for what in node["broken"]:
             if what in command:
                 return f"{what} failed", (False, "")
-        if "ask mailroom.readers" in command:
+        if "\nask mailroom." in command:
             return "look", (True, _look(node, command))
         if "gitlab-ctl stop mailroom" in command:
             node["readers"] = []
