@@ -20,7 +20,7 @@ from tests.lab.site import ROOT
 COUNTS = [count for count in (1, 10, 30, 60) if count <= len(MORE)]
 """How many nodes; `LAB_NODES` says how many the lab has."""
 ROUNDS = {1: 7, 10: 5, 30: 5, 60: 3}
-SLOW = {1: 3, 10: 3, 30: 2, 60: 1}
+SLOW = {1: 3, 10: 2, 30: 2, 60: 1}
 """Rounds of Ansible, and of what changes something."""
 REPORT = ROOT / "docs" / "benchmark-speed.md"
 Found = dict[str, list[Measure]]
