@@ -13,6 +13,7 @@ from pyinfra.operations import apt
 from roles.gitlab import facts, gate
 from roles.node import audit, install, remote
 from roles.node.act import Act, do
+from roles.node.facts import NodeState
 from roles.node.plan import FileChange, changes
 from roles.rollout.step import step
 from roles.site.errors import StepError
@@ -109,18 +110,21 @@ def staged(
         remote.run(host, f"rm -f {facts.DRAINED}")
 
 
-def converge(run: Run, host: Host, reading: bool | None = None, upgraded: bool = False) -> None:
-    """Put the node's configuration in place and make GitLab use it. Looks afresh; does nothing when all is in place.
+def converge(
+    run: Run, host: Host, reading: bool | None = None, upgraded: bool = False, state: NodeState | None = None
+) -> None:
+    """Put the node's configuration in place and make GitLab use it. Does nothing when all is in place.
 
     Args:
         reading: whether mail_room is to be on; default: as the site file says.
         upgraded: the package is another one now: post-deployment migrations are left for later, services restarted.
+        state: the node as it was just found, with that configuration; default: it is looked at afresh.
 
     Raises:
         StepError: with cause and cure.
     """
     file = run.file(host.name, reading)
-    state = run.look_at(host.name, file)
+    state = state or run.look_at(host.name, file)
     differing = changes((file,), state)
     include = run.site.gitlab.config == "include" and not facts.include(state).as_declared
     reconfigure = differing or include or not facts.reconfigured(state) or run.tokens_differ(host.name, state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shlex
@@ -28,9 +29,11 @@ DRAINED = f"{STATE_DIR}/drained"
 """There from `rollout.drain` until `rollout.undrain`: whoever finds it puts the node back when it is healthy."""
 UPGRADE = f"{STATE_DIR}/upgrade.json"
 """On the node that migrates the database: the last upgrade, and how far it came."""
-FINGERPRINT = f"{{ head -n 1 {MANIFEST}; cat {GITLAB_RB} {MAIL_RB}; }} 2>/dev/null | sha256sum | cut -d' ' -f1"
-"""Shell: the fingerprint of everything of ours and of the operator's that reconfigure reads, and of the version that
-reads it: after an upgrade it has to run again."""
+WATCHED = (GITLAB_RB, MAIL_RB)
+"""What reconfigure reads, of ours and of the operator's."""
+FINGERPRINT = f"{{ head -n 1 {MANIFEST}; sha256sum {' '.join(WATCHED)}; }} 2>/dev/null | sha256sum | cut -d' ' -f1"
+"""Shell: the fingerprint of everything that reconfigure reads, and of the version that reads it: after an upgrade it
+has to run again. `fingerprint` makes the same of what was found on a node."""
 NOT_INSTALLED = "not-installed"
 """What is answered instead of `include.rb`'s JSON on a node without the package."""
 
@@ -86,13 +89,14 @@ def questions(include: bool) -> tuple[Question, ...]:
         include: the site owns only `pyinfra-mail.rb`, so the operator's `gitlab.rb` is examined too.
     """
     asked = [
-        Question("gitlab.version", f"head -n 1 {MANIFEST}"),
-        Question("gitlab.upgrade", f"cat {UPGRADE}"),
+        Question("gitlab.version", f'IFS= read -r first < {MANIFEST} && printf "%s\\n" "$first"'),
+        Question("gitlab.upgrade", f"[ -e {UPGRADE} ] && cat {UPGRADE}"),
         Question("gitlab.drained", f"[ -e {DRAINED} ] && echo yes"),
-        Question("gitlab.reconfigured", f'[ "$(cat {STAMP})" = "$({FINGERPRINT})" ] && echo yes'),
-        Question(
+        Question("gitlab.reconfigured", f'read -r stamp < {STAMP} && echo "$stamp"'),
+        Question(  # blocks that are free for others than root, and their size in bytes, as df(1) counts
             "gitlab.free_kib",
-            f"df -Pk {WRITTEN} | awk 'NR > 1 && (least == \"\" || $4 < least) {{least = $4}} END {{print least}}'",
+            f"stat -f -c '%a %S' {WRITTEN} | {{ least=; while read -r blocks size; do free=$((blocks * size / 1024)); "
+            '[ "${least:-$free}" -lt "$free" ] || least=$free; done; echo "$least"; }',
         ),
     ]
     if include:
@@ -119,9 +123,15 @@ def version(state: NodeState) -> str | None:
     return found.group(1).rstrip(".") if found else None
 
 
+def fingerprint(state: NodeState) -> str:
+    """`FINGERPRINT` of a node as it was found."""
+    sums = (f"{state.sums[path]}  {path}\n" for path in WATCHED if path in state.sums)
+    return hashlib.sha256("".join((state.answer("gitlab.version"), "\n", *sums)).encode()).hexdigest()
+
+
 def reconfigured(state: NodeState) -> bool:
     """True when `gitlab-ctl reconfigure` ended well since the configuration last changed."""
-    return state.answer("gitlab.reconfigured") == "yes"
+    return state.answer("gitlab.reconfigured") == fingerprint(state)
 
 
 def drained(state: NodeState) -> bool:

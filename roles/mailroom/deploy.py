@@ -123,7 +123,7 @@ def start_reader(run: Run) -> None:
     def act(host: Host) -> None:
         state = run.look_at(run.name, run.file(run.name))
         run.started = state.clock
-        converge(run, host)
+        converge(run, host, state=state)
         start(run, host, facts.logged(state))
 
     step(name="Start mail_room on the reader", action=act if run.starts_here else None)

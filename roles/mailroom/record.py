@@ -58,7 +58,7 @@ class Record:
 
 def question() -> Question:
     """What every GitLab node is asked about the record."""
-    return Question("mailroom.record", f"cat {PATH}")
+    return Question("mailroom.record", f"[ -e {PATH} ] && cat {PATH}")
 
 
 def of(state: NodeState | str) -> Record | None:

@@ -60,6 +60,8 @@ class Bundle:
     """Files that must be there."""
     questions: tuple[Question, ...] = ()
     """What the roles ask of the node."""
+    watched: tuple[str, ...] = ()
+    """Paths whose content a role wants to know as a hash (`NodeState.sums`), whoever wrote it."""
 
     def __add__(self, other: Bundle) -> Bundle:
         """Two roles' bundles for one node as one.
@@ -67,7 +69,7 @@ class Bundle:
         Raises:
             ValueError: if both want the same path or ask under the same key.
         """
-        both = Bundle(self.files + other.files, self.questions + other.questions)
+        both = Bundle(self.files + other.files, self.questions + other.questions, self.watched + other.watched)
         for kind, names in (
             ("file", [f.path for f in both.files]),
             ("question", [q.key for q in both.questions]),

@@ -25,7 +25,7 @@ PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin; export PATH
 say() { printf '\\n%s %s\\n' "$mark" "$*"; }
 files() {
   say files; stat -c '%n	%F	%a	%U	%G' -- "$@"
-  all=$#; for path; do [ -f "$path" ] && [ ! -h "$path" ] && set -- "$@" "$path"; done; shift $all
+  all=$#; for path; do [ -f "$path" ] && set -- "$@" "$path"; done; shift $all
   say sums; [ $# -eq 0 ] || sha256sum -- "$@"
 }
 ask() { say ask "$1"; (eval "$2"); say rc $?; }
@@ -80,6 +80,8 @@ class NodeState:
     """Half the round trip: how wrong `clock_offset` may be, in seconds."""
     files: dict[str, FileState] = field(default_factory=dict)
     """State of every file of the bundle, by path."""
+    sums: dict[str, str] = field(default_factory=dict)
+    """SHA-256 in hex of what is read at the paths of the bundle, through links; without those that are absent."""
     answers: dict[str, Answer] = field(default_factory=dict)
     """Answers by key."""
 
@@ -103,8 +105,8 @@ class Look:
 
 def _script(bundle: Bundle, mark: str) -> str:
     lines = [f"{_PROLOGUE}mark={mark}; {{"]
-    if bundle.files:
-        lines.append("files " + " ".join(shlex.quote(file.path) for file in bundle.files))
+    if paths := dict.fromkeys([*(file.path for file in bundle.files), *bundle.watched]):
+        lines.append("files " + " ".join(map(shlex.quote, paths)))
     lines += [f"ask {q.key} {shlex.quote(q.script)}" for q in bundle.questions]
     lines.append('say clock "$(date +%s.%N)"; say end\n} </dev/null 2>/dev/null | base64 -w0')
     return "\n".join(lines)
@@ -161,7 +163,7 @@ def parse(look: Look, output: list[str]) -> NodeState:
     for path in look.paths:
         one = found.get(path, FileState("absent"))
         files[path] = replace(one, sha256=sums.get(path, "unreadable")) if one.regular else one
-    return NodeState(clock=clock, files=files, answers=answers)
+    return NodeState(clock=clock, files=files, sums=sums, answers=answers)
 
 
 def _file(line: str) -> tuple[str, FileState]:

@@ -7,6 +7,7 @@ run is aborted (3.10). So the verdict is kept here and spoken when the process e
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import os
 import signal
@@ -111,6 +112,7 @@ class Outcome:
                 print(scrub(json.dumps(answer, ensure_ascii=False)), flush=True)
             line = f"pyinfra-gitlab: {verdict}" + (": " if reasons else "") + "; ".join(reasons)
             print(line, file=sys.stderr, flush=True)
+            gc.freeze()  # else the interpreter looks through every object again while it ends: 0.15 s
         finally:  # nobody may be listening any more
             if verdict not in GOOD:
                 os._exit(self.code)  # at this point the only way left to make sure that no failure exits 0

@@ -177,7 +177,7 @@ def bundles(
         rails = site.nodes[name].rails
         asked = every + mail_facts.questions(rails, name == reader)
         asked += (mail_guard.question(), *of_rails) if rails else ()
-        out[name] = Bundle((file, *quiet.get(name, ())), asked)
+        out[name] = Bundle((file, *quiet.get(name, ())), asked, gitlab.WATCHED)
     return out
 
 

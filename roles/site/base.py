@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import ipaddress
 import re
 from collections.abc import Callable
+from itertools import pairwise
+from textwrap import dedent
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -20,9 +24,26 @@ class StrictModel(BaseModel):
         frozen=True,
         strict=True,
         hide_input_in_errors=True,  # a literal secret in the wrong place must not be printed
-        use_attribute_docstrings=True,
         validate_default=True,
     )
+
+
+def descriptions(model: type[BaseModel]) -> dict[str, str]:
+    """What each field of a model says of itself, else what stands under it.
+
+    pydantic can collect the latter, but would do so for all models in every run.
+    """
+    out: dict[str, str] = {}
+    for part in reversed(model.__mro__):
+        if not issubclass(part, StrictModel):
+            continue
+        source = ast.parse(dedent(inspect.getsource(part))).body[0]
+        assert isinstance(source, ast.ClassDef)
+        for field, text in pairwise(source.body):
+            match field, text:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(said))):
+                    out[name] = inspect.cleandoc(said)
+    return out | {name: field.description for name, field in model.model_fields.items() if field.description}
 
 
 def refuse(message: str, *, allowed: str = "", hint: str = "", found: str = "") -> PydanticCustomError:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from roles.site import rules
+from roles.site.base import descriptions
 from roles.site.errors import Problem, SiteFileError
 from roles.site.found import Found
 from roles.site.models import Site
@@ -151,5 +152,6 @@ def _describe(loc: KeyPath) -> str:
         for extra in getattr(candidate, "__metadata__", ()):
             if getattr(extra, "description", None):
                 return str(extra.description)
-    field = getattr(_plain(_annotation(loc[:-1])), "model_fields", {}).get(str(loc[-1]))
-    return str(field.description).replace("\n", " ") if field is not None and field.description else ""
+    model = _plain(_annotation(loc[:-1]))
+    said = descriptions(model) if isinstance(model, type) and issubclass(model, BaseModel) else {}
+    return said.get(str(loc[-1]), "").replace("\n", " ")

@@ -11,15 +11,30 @@ import json
 from pathlib import Path
 from typing import Final
 
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
+
+from roles.site.base import descriptions
 from roles.site.models import Site
 
 SCHEMA_FILE: Final = Path(__file__).resolve().parents[2] / "inventories" / "site.schema.json"
 """Where the schema is committed; every site.yml names it in its first line."""
 
 
+class _Described(GenerateJsonSchema):
+    """With the text that stands under each field."""
+
+    def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
+        made = super().model_schema(schema)
+        for name, said in descriptions(schema["cls"]).items():
+            made["properties"][name]["description"] = said
+        return made
+
+
 def text() -> str:
     """The schema as it has to stand in the file."""
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Site.model_json_schema()}
+    made = Site.model_json_schema(schema_generator=_Described)
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -40,7 +40,7 @@ PREFLIGHT = {
 
 def bare_node() -> dict[str, Any]:
     """A node with the GitLab package and nothing configured."""
-    return {"files": {}, "readers": [], "tokens": {}, "reconfigured": False, "broken": [], "modes": {}, "guard": False,
+    return {"files": {}, "readers": [], "tokens": {}, "reconfigured": "", "broken": [], "modes": {}, "guard": False,
             "version": "18.11.11", "upgrade": None}  # fmt: skip
 
 
@@ -122,7 +122,7 @@ class World:
             return "fetch", (True, "")
         if found := re.search(r" install gitlab-ee=([0-9.]+)-ee\.0 ", command):
             assert not any(other["readers"] for other in self.nodes.values()), "somebody reads"
-            node["version"], node["reconfigured"] = found.group(1), False
+            node["version"] = found.group(1)
             return "package", (True, "")
         if "gitlab-rake db:migrate" in command:
             assert len({other["version"] for other in self.nodes.values()}) == 1, "some have the old version"
@@ -142,7 +142,6 @@ class World:
                 node["modes"][path] = mode
             if "/etc/gitlab/gitlab.rb" not in dict(paths):
                 return "note", (True, "")
-            node["reconfigured"] = False
             return "install", (True, "")
         if "ruby evidence.rb" in command:
             return "logs", (
@@ -174,16 +173,21 @@ class World:
         raise AssertionError(f"{name} was sent something unknown: {command[:200]}")
 
 
+def _sum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _reconfigure(node: dict[str, Any]) -> tuple[str, tuple[bool, str]]:
     text = node["files"]["/etc/gitlab/gitlab.rb"]
     on = "mailroom['enable'] = true" in text
     node["tokens"] = {
-        kind: hashlib.sha256(found.group(1).encode()).hexdigest()
+        kind: _sum(found.group(1))
         for kind in KINDS
         if (found := re.search(rf"mailroom\['{kind}_auth_token'\] = '([^']+)'", text))
     }
     node["readers"] = (node["readers"] or [4711]) if on else []
-    node["reconfigured"] = True
+    read = f"gitlab-ee {node['version']}\n{_sum(text)}  /etc/gitlab/gitlab.rb\n"
+    node["reconfigured"] = _sum(read)
     return f"reconfigure, mail_room {'on' if on else 'off'}", (True, "")
 
 
@@ -193,11 +197,11 @@ def _look(node: dict[str, Any], command: str) -> str:
     assert mark
     found = {path: node["files"][path] for path in shlex.split(paths[1]) if path in node["files"]} if paths else {}
     said = ["files" + "".join(f"\n{path}\tregular file\t{node['modes'][path]}\troot\troot" for path in found)]
-    said += ["sums" + "".join(f"\n{hashlib.sha256(text.encode()).hexdigest()}  {p}" for p, text in found.items())]
+    said += ["sums" + "".join(f"\n{_sum(text)}  {p}" for p, text in found.items())]
     answers = {
         "gitlab.version": f"gitlab-ee {node['version']}" if node["version"] else "",
         "gitlab.upgrade": json.dumps(node["upgrade"]) if node["upgrade"] else "",
-        "gitlab.reconfigured": "yes" if node["reconfigured"] else "",
+        "gitlab.reconfigured": node["reconfigured"],
         "gitlab.free_kib": "9000000",
         "mailroom.readers": "\n".join(map(str, node["readers"])),
         "gitlab.drained": "yes" if node.get("drained") else "",

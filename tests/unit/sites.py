@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from pathlib import Path
 
+from roles.gitlab import facts as gitlab_facts
 from roles.gitlab.render import config_file
 from roles.mailroom import facts as mail_facts
 from roles.node.facts import Answer, FileState, NodeState
@@ -77,16 +79,18 @@ def state(site: Site, name: str, *, reading: bool | None = None, **spoilt: str) 
     rails = site.nodes[name].rails
     answers = {
         "gitlab.version": f"gitlab-ee {site.gitlab.version}",
-        "gitlab.reconfigured": "yes",
         "gitlab.free_kib": "9000000",
         "mailroom.readers": "4711" if (reader if reading is None else reading) else "",
     }
     if rails:
         answers |= {f"mailroom.token.{kind}": mail_facts.hash_of(token) for kind, token in TOKENS.items()}
     answers |= {key.replace("__", "."): value for key, value in spoilt.items()}
-    return NodeState(
+    found = NodeState(
         clock=1_000_000.0,
         clock_error=0.01,
         files={file.path: FileState("regular file", 0o600, "root", "root", file.sha256)},
+        sums={file.path: file.sha256},
         answers={key: Answer(text, 0) for key, text in answers.items()},
     )
+    stamp = Answer(answers.get("gitlab.reconfigured", gitlab_facts.fingerprint(found)), 0)
+    return replace(found, answers={**found.answers, "gitlab.reconfigured": stamp})
