@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pyinfra.api.host import Host
@@ -10,11 +11,12 @@ from pyinfra.api.host import Host
 from roles.backup import facts, unit
 from roles.backup.render import MADE, PROGRAM, SETTLE, TIMERS, files, repository
 from roles.node import install, remote
+from roles.node.act import Act, do
 from roles.node.bundle import File
+from roles.node.facts import NodeState
 from roles.node.plan import changes
 from roles.rollout import packages
 from roles.rollout.step import step
-from roles.site.errors import StepError
 from roles.site.models import Site
 from roles.site.secret import scrub
 
@@ -32,9 +34,7 @@ def configure(run: BackupRun) -> None:
     if run.plan.configure:
 
         def act(host: Host) -> None:
-            put(run.site, host, run.look_at, timers=True)
-            prepare(run.site, host)
-            start(host)
+            put(run.site, host, run.look_at, True, *prepare(run.site), start())
 
         step(name="Configure backups", action=act if run.here else None)
 
@@ -50,46 +50,45 @@ def finish(run: BackupRun) -> None:
     step(name="Finish", action=(lambda host: run.finish()) if run.here else None)
 
 
-def put(site: Site, host: Host, look_at: object, timers: bool) -> None:
-    """Folders and files of the program.
+def put(site: Site, host: Host, look_at: Callable[[tuple[File, ...]], NodeState], timers: bool, *then: Act) -> None:
+    """Folders, files and units of the program.
 
     Args:
         look_at: looks at the node for files, as `BackupRun.look_at` does.
         timers: False on a node that only restores.
+        then: what is done next, by the same command.
     """
-    lines = [f"install -d -m {mode} {shlex.quote(path)} || exit 1" for path, mode in facts.FOLDERS.items()]
-    got = remote.run(host, "\n".join(lines))
-    if not got.ok:
-        raise StepError(f"the folders of the backups could not be made: {got.stderr.strip()}")
     wanted = files(site, timers)
-    install_files(host, wanted, look_at)
-    got = remote.run(host, f"systemctl daemon-reload && systemctl enable --quiet {SETTLE}")
-    if not got.ok:
-        raise StepError(f"systemd does not take the units: {got.stderr.strip()}")
+    installs, content = install.act(changes(wanted, look_at(wanted)))
+    folders = Act(
+        "\n".join(f"install -d -m {mode} {shlex.quote(path)} || exit 1" for path, mode in facts.FOLDERS.items()),
+        told=lambda got: f"the folders of the backups could not be made: {got.said}",
+    )
+    units = Act(
+        f"systemctl daemon-reload && systemctl enable --quiet {SETTLE}",
+        told=lambda got: f"systemd does not take the units: {got.said}",
+    )
+    do(host, folders, *installs, units, *then, stdin=content, note="backups are configured")
 
 
-def install_files(host: Host, wanted: tuple[File, ...], look_at: object) -> None:
-    """Install those files that differ."""
-    assert callable(look_at)
-    install.put(host, changes(wanted, look_at(wanted)))
+def prepare(site: Site) -> list[Act]:
+    """What finds the repository, or makes it."""
+    return [
+        Act(f"{PROGRAM} prepare", told=lambda got: f"the repository of the backups: {scrub(got.said)}"),
+        Act(
+            f"umask 077; printf %s {repository(site)} > {MADE}",
+            told=lambda got: f"{MADE} could not be written: {got.said}",
+        ),
+    ]
 
 
-def prepare(site: Site, host: Host) -> None:
-    """Find the repository, or make it."""
-    got = remote.run(host, f"{PROGRAM} prepare", note="the repository is looked for")
-    if not got.ok:
-        raise StepError(f"the repository of the backups: {scrub(got.stderr.strip())}")
-    got = remote.run(host, f"umask 077; printf %s {repository(site)} > {MADE}")
-    if not got.ok:
-        raise StepError(f"{MADE} could not be written: {got.stderr.strip()}")
-
-
-def start(host: Host) -> None:
-    """Start the timers."""
+def start() -> Act:
+    """What starts the timers."""
     names = " ".join(TIMERS)
-    got = remote.run(host, f"systemctl enable --quiet {names} && systemctl restart {names}")
-    if not got.ok:
-        raise StepError(f"the timers do not start: {got.stderr.strip()}")
+    return Act(
+        f"systemctl enable --quiet {names} && systemctl restart {names}",
+        told=lambda got: f"the timers do not start: {got.said}",
+    )
 
 
 def back_up(host: Host) -> None:

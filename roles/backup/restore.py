@@ -16,7 +16,9 @@ from roles.backup import deploy, facts, unit
 from roles.backup.render import PROGRAM, STATE
 from roles.mattermost import deploy as mattermost
 from roles.mattermost import release
-from roles.node import remote
+from roles.node import install, remote
+from roles.node.act import do
+from roles.node.plan import changes
 from roles.rollout import packages
 from roles.rollout.step import step
 from roles.site.errors import StepError
@@ -63,8 +65,7 @@ def open_site(run: RestoreRun) -> None:
         if run.certificate:
             mattermost.certify(run.chat, host)
         mattermost.converge_proxy(run.chat, host)
-        deploy.prepare(run.site, host)
-        deploy.start(host)
+        do(host, *deploy.prepare(run.site), deploy.start(), note="the repository is looked for")
         if run.chat.settings.sign_on:
             mattermost.walk(run.chat, host)
         run.finish()
@@ -83,7 +84,7 @@ def ready(chat: MattermostRun, host: Host, timers: bool) -> None:
     target = release.folder(chat.settings.version)
     if remote.run(host, f"cat {target}/.sha256").stdout.strip() != chat.settings.identity(chat.site.dir):
         release.bring(chat.site, host)
-    deploy.install_files(host, chat.files(), chat.look_at)
+    install.put(host, changes(files := chat.files(), chat.look_at(files)))
     deploy.put(chat.site, host, chat.look_at, timers)
 
 

@@ -12,7 +12,7 @@ from pyinfra.operations import apt
 
 from roles.gitlab import facts, gate
 from roles.node import audit, install, remote
-from roles.node.act import Act, do
+from roles.node.act import Act, Failed, do
 from roles.node.facts import NodeState
 from roles.node.plan import FileChange, changes
 from roles.rollout.step import step
@@ -162,19 +162,15 @@ def change(host: Host, differing: list[FileChange], upgraded: bool = False) -> N
     Raises:
         StepError: with the last lines of what failed.
     """
-    acts = [Act(_UPGRADED if upgraded else _RECONFIGURE, "gitlab-ctl reconfigure")]
-    content = ""
-    if differing:
-        installs, content = install.act(differing)
-        acts.insert(0, installs)
-    got = do(host, *acts, stdin=content, note="gitlab-ctl reconfigure is running")
-    if not got.ok and differing and got.failed == 0:
-        raise install.refused(got)
-    if not got.ok:
-        said = (got.stdout.strip() or got.stderr.strip()).splitlines()[-30:]
-        lines = "\n".join(f"    {line}" for line in said)
-        raise StepError(
-            f"gitlab-ctl reconfigure failed. Its last lines:\n{lines}\n"
-            f"  The whole is in {facts.STATE_DIR}/reconfigure.log on the node. Run again after the cure; "
-            "the run goes on from here."
-        )
+    installs, content = install.act(differing)
+    reconfigure = Act(_UPGRADED if upgraded else _RECONFIGURE, "gitlab-ctl reconfigure", told=_failed)
+    do(host, *installs, reconfigure, stdin=content, note="gitlab-ctl reconfigure is running")
+
+
+def _failed(got: Failed) -> str:
+    lines = "\n".join(f"    {line}" for line in (got.stdout.strip() or got.said).splitlines()[-30:])
+    return (
+        f"gitlab-ctl reconfigure failed. Its last lines:\n{lines}\n"
+        f"  The whole is in {facts.STATE_DIR}/reconfigure.log on the node. Run again after the cure; "
+        "the run goes on from here."
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from roles.gitlab import deploy, facts, path
 from roles.gitlab.facts import BEGUN, DONE, MIGRATED, MIGRATING, Upgrade
 from roles.gitlab.render import RUBY
 from roles.node import remote
-from roles.node.act import Act, do
+from roles.node.act import Act, Failed, do
 from roles.rollout.stages import upgrade_stages
 from roles.rollout.step import step
 from roles.site.errors import StepError
@@ -40,9 +40,13 @@ def _write(host: Host, record: Upgrade) -> None:
         f"umask 077; mkdir -p {facts.STATE_DIR} && cat > {facts.UPGRADE}.new && mv {facts.UPGRADE}.new {facts.UPGRADE}"
     )
     what = {"old": record.old, "new": record.new, "phase": record.phase}
-    got = do(host, Act(command, "GitLab upgrade", what), stdin=text)
-    if not got.ok:
-        raise StepError(f"{facts.UPGRADE} could not be written: {got.stderr.strip()}. Nothing was upgraded.")
+    written = Act(
+        command,
+        "GitLab upgrade",
+        what,
+        told=lambda got: f"{facts.UPGRADE} could not be written: {got.said}. Nothing was upgraded.",
+    )
+    do(host, written, stdin=text)
 
 
 @cache
@@ -170,10 +174,7 @@ def one(run: Run, host: Host) -> None:
     if run.plan.upgrades(name):
         words = shlex.quote(f"{wanted.package_name}={wanted.package_version}")
         script = _INSTALL.replace("PACKAGE", words).replace("NAME", wanted.package_name)
-        got = do(host, Act(script, f"package {words}"), note="apt installs")
-        if not got.ok:
-            lines = "\n".join(f"    {line}" for line in got.stdout.strip().splitlines()[-30:])
-            raise StepError(f"apt did not install {words}. Its last lines:\n{lines}\n  Run again after the cure.")
+        do(host, Act(script, f"package {words}", told=_last(f"apt did not install {words}")), note="apt installs")
     migrates = record is not None and record.node == name and record.phase in (BEGUN, MIGRATING) and not run.back
     if migrates and record:
         _write(host, replace(record, phase=MIGRATING))
@@ -181,6 +182,16 @@ def one(run: Run, host: Host) -> None:
     if migrates and record:
         run.upgrade = replace(record, phase=MIGRATED)
         _write(host, run.upgrade)
+
+
+def _last(why: str) -> Callable[[Failed], str]:
+    """`why`, and the last lines of what failed."""
+
+    def told(got: Failed) -> str:
+        lines = "\n".join(f"    {line}" for line in (got.stdout.strip() or got.said).splitlines()[-30:])
+        return f"{why}. Its last lines:\n{lines}\n  Run again after the cure."
+
+    return told
 
 
 def finish(run: Run) -> None:
@@ -191,10 +202,8 @@ def finish(run: Run) -> None:
     def act(host: Host) -> None:
         assert record is not None
         if not run.back:
-            got = do(host, Act(_MIGRATE, "post-deployment migrations"), note="post-deployment migrations")
-            if not got.ok:
-                lines = "\n".join(f"    {line}" for line in got.stdout.strip().splitlines()[-20:])
-                raise StepError(f"gitlab-rake db:migrate failed. Its last lines:\n{lines}\n  Run again after the cure.")
+            what = "post-deployment migrations"
+            do(host, Act(_MIGRATE, what, told=_last("gitlab-rake db:migrate failed")), note=what)
         run.upgrade = replace(record, phase=DONE)
         _write(host, run.upgrade)
 

@@ -14,7 +14,7 @@ from roles.gitlab.deploy import converge
 from roles.mailroom import checks, facts, guard, record, tokens
 from roles.mailroom.render import MAILBOXES
 from roles.node import install, remote
-from roles.node.act import Act, do
+from roles.node.act import Act, Failed, do
 from roles.node.checks import Check
 from roles.rollout.step import step
 from roles.site.errors import StepError
@@ -71,18 +71,18 @@ def write_down(run: Run, host: Host) -> None:
     """
     assert run.record is not None
     node = run.plan.nodes[str(host.name)]
-    acts, content = [Act(f"install -d -m 755 {guard.FOLDER}")], ""
-    if node.quiet:
-        installs, content = install.act(list(node.quiet))
-        acts.append(installs)
+    installs, content = install.act(list(node.quiet))
+    acts = [Act(f"install -d -m 755 {guard.FOLDER}", told=_unrecorded), *installs]
     if any(change.file.path == record.PATH for change in node.quiet):
         what = {"reader": run.record.reader, "serial": run.record.serial, "fenced": list(run.record.fenced)}
         acts.append(Act(":", "mail reader on record", what))
     if node.guard:
-        acts.append(Act(_GUARD))
-    got = do(host, *acts, stdin=content)
-    if not got.ok:
-        raise StepError(f"the record of the mail reader, or its guard, is not in place: {got.stderr.strip()}")
+        acts.append(Act(_GUARD, told=_unrecorded))
+    do(host, *acts, stdin=content)
+
+
+def _unrecorded(got: Failed) -> str:
+    return f"the record of the mail reader, or its guard, is not in place: {got.said}"
 
 
 # A daemon-reload has systemd read all its units again, and run all its generators: a quarter of a second. It is needed
@@ -158,9 +158,12 @@ done"""
 
 def stop(host: Host) -> None:
     """Stop every mail_room on the node, whoever started it, and see that none is left (80 s at most)."""
-    got = do(host, Act(_STOP, "mail_room stopped"), note="waiting for mail_room to end")
-    if not got.ok:
-        raise StepError(f"mail_room could not be stopped: {got.stderr.strip()}. Nothing was enabled anywhere.")
+    stopped = Act(
+        _STOP,
+        "mail_room stopped",
+        told=lambda got: f"mail_room could not be stopped: {got.said}. Nothing was enabled anywhere.",
+    )
+    do(host, stopped, note="waiting for mail_room to end")
 
 
 def see_stopped(run: Run, nodes: list[str]) -> None:
@@ -297,9 +300,12 @@ def start(run: Run, host: Host, logged: int) -> None:
     assert run.site.mail is not None
     mailboxes = sum(run.site.mail.mailbox(kind) is not None for kind in MAILBOXES)
     script = f"mailboxes={mailboxes} size={logged}\n{_START}"
-    got = do(host, Act(script, "mail_room started"), note="waiting for mail_room to stay up")
-    if not got.ok:
-        raise StepError(f"{got.stderr.strip()}. Mails wait in the mailbox; run again after the cure.")
+    started = Act(
+        script,
+        "mail_room started",
+        told=lambda got: f"{got.said}. Mails wait in the mailbox; run again after the cure.",
+    )
+    do(host, started, note="waiting for mail_room to stay up")
 
 
 def polled(run: Run, host: Host) -> None:

@@ -12,7 +12,7 @@ from roles.mattermost.render import HOME
 from roles.mattermost.server import request
 from roles.mattermost.settings import MattermostSettings
 from roles.node import install, remote
-from roles.node.act import Act, do
+from roles.node.act import Act, Failed, do
 from roles.node.plan import changes
 from roles.postgresql.facts import prove
 from roles.proxy import deploy as proxy
@@ -145,20 +145,23 @@ exit 1"""
 
 
 def converge(run: MattermostRun, host: Host) -> None:
-    """Install the files, move the link, prove the database, and start the server."""
+    """Prove the database if that was not done yet, install the files, move the link, and start the server."""
+    if not run.proven:
+        prove(host, run.settings.database, run.database_password, run.database_ca)
     files = run.files()
-    install.put(host, changes(files, run.look_at(files)))
-    prove(host, run.settings.database, run.database_password, run.database_ca)
+    acts, content = install.act(changes(files, run.look_at(files)))
     if run.plan.switch:
-        release.switch(host, run.settings.version)
-    restart = Act(_START, "mattermost restarted", {"version": run.settings.version})
-    got = do(host, restart, note="the server starts (it migrates its database first)")
-    if not got.ok:
-        lines = "\n".join(f"    {scrub(line)[:400]}" for line in got.stderr.strip().splitlines()[-8:])
-        raise StepError(
-            f"Mattermost does not start. Its last words:\n{lines}\n  The whole is in `journalctl -u mattermost` on the "
-            "node. systemd tries again every ten seconds; run again after the cure."
-        )
+        acts.append(release.switch(run.settings.version))
+    acts.append(Act(_START, "mattermost restarted", {"version": run.settings.version}, _failed))
+    do(host, *acts, stdin=content, note="the server starts (it migrates its database first)")
+
+
+def _failed(got: Failed) -> str:
+    lines = "\n".join(f"    {scrub(line)[:400]}" for line in got.said.splitlines()[-8:])
+    return (
+        f"Mattermost does not start. Its last words:\n{lines}\n  The whole is in `journalctl -u mattermost` on the "
+        "node. systemd tries again every ten seconds; run again after the cure."
+    )
 
 
 def certify(run: MattermostRun, host: Host) -> None:
@@ -167,17 +170,15 @@ def certify(run: MattermostRun, host: Host) -> None:
     assert wanted is not None
     files = run.proxy_files(https=False)  # without a certificate nginx could not read the whole site
     state = run.look_at(files)
-    if all(found.absent for found in state.files.values()):  # a site that is there answers the directory too
-        proxy.put(host, changes(files, state))
-    proxy.load(host)
+    absent = all(found.absent for found in state.files.values())  # a site that is there answers the directory too
+    proxy.apply(host, changes(files, state) if absent else [])
     proxy.certify(host, run.settings.host, wanted)
 
 
 def converge_proxy(run: MattermostRun, host: Host) -> None:
     """Install nginx's site and make nginx use it."""
     files = run.proxy_files()
-    proxy.put(host, changes(files, run.look_at(files)))
-    proxy.load(host)
+    proxy.apply(host, changes(files, run.look_at(files)))
 
 
 def make_admin(run: MattermostRun, host: Host) -> None:

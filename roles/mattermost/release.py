@@ -13,6 +13,7 @@ from pyinfra.api.host import Host
 from roles.mattermost.render import CURRENT
 from roles.mattermost.settings import APT, Download, MattermostSettings
 from roles.node import remote
+from roles.node.act import Act
 from roles.site.errors import StepError
 from roles.site.models import Site
 
@@ -141,15 +142,12 @@ mv -fT -- "$1.new" "$1"
 """
 
 
-def switch(host: Host, version: str) -> None:
-    """Make a release the current one.
-
-    Raises:
-        StepError: when it cannot.
-    """
-    got = remote.run(host, _shell(_SWITCH, CURRENT, folder(version)))
-    if not got.ok:
-        raise StepError(f"{CURRENT} could not be pointed at {folder(version)}: {_last(got.stderr)}.")
+def switch(version: str) -> Act:
+    """What makes a release the current one."""
+    return Act(
+        _shell(_SWITCH, CURRENT, folder(version)),
+        told=lambda got: f"{CURRENT} could not be pointed at {folder(version)}: {_last(got.said)}.",
+    )
 
 
 def surplus(releases: Mapping[str, str], settings: MattermostSettings, current: str) -> list[str]:

@@ -7,12 +7,23 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pyinfra.api.host import Host
 
 from roles.node import audit, remote
+from roles.site.errors import StepError
+
+
+@dataclass(frozen=True)
+class Failed:
+    """How an act failed. `repr` hides what was said."""
+
+    stdout: str = field(repr=False)
+    """Standard output of it and of the acts before it."""
+    said: str = field(repr=False)
+    """Standard error of it and of the acts before it, or why the command could not be run; trimmed."""
 
 
 @dataclass(frozen=True)
@@ -25,20 +36,8 @@ class Act:
     """What stands in the audit log, beside whether it went well; empty: nothing does."""
     more: Mapping[str, object] = field(default_factory=dict)
     """What belongs to it there: names, hashes, counts. Never a secret."""
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a command of several acts ended. `repr` hides the output."""
-
-    ok: bool
-    """All were done."""
-    failed: int | None
-    """Place of the act that failed; None when none did, or when that is not known (the connection ended)."""
-    stdout: str = field(repr=False)
-    """Standard output of all of them."""
-    stderr: str = field(repr=False)
-    """Standard error of all of them, or why the command could not be run."""
+    told: Callable[[Failed], str] = field(default=lambda got: got.said)
+    """What an operator is told when it failed: cause and cure."""
 
 
 _UNWRITTEN = "not in the audit log: "
@@ -53,23 +52,31 @@ if [ $rc -ne 0 ]; then {bad}printf '\\nact {number}'; exit $rc; fi
 {good}"""
 
 
-def do(host: Host, *acts: Act, stdin: str = "", note: str | None = None) -> Ended:
+def do(host: Host, *acts: Act, stdin: str = "", note: str | None = None) -> str:
     """Do `acts` one after the other, as root when the site says `sudo`; print nothing of it.
 
     Args:
         acts: what is to be done; visible in the node's process list, so no secret may be in it.
         stdin: fed to them, each reads its part; may hold secrets.
         note: if given, a progress line with this text every fifteen seconds.
+
+    Returns:
+        their standard output.
+
+    Raises:
+        StepError: in the words of the act that failed; of the last one, when the connection ended.
     """
     got = remote.run(host, _script(acts), stdin=stdin, note=note)
     lines = got.stderr.splitlines()
     for line in lines:
         if line.startswith(_UNWRITTEN):  # a log that cannot be written (a full disk) ends no run
             host.log(f"not written into {audit.LOG}: {line.removeprefix(_UNWRITTEN)}")
+    if got.ok:
+        return got.stdout
     stderr = "\n".join(line for line in lines if not line.startswith(_UNWRITTEN))
     last = re.search(r"\n?act (\d+)\Z", got.stdout)
     stdout = got.stdout[: last.start()] if last else got.stdout
-    return Ended(got.ok, int(last[1]) if last and not got.ok else None, stdout, stderr)
+    raise StepError(acts[int(last[1]) if last else -1].told(Failed(stdout, stderr.strip())))
 
 
 def _script(acts: Sequence[Act]) -> str:

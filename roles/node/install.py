@@ -11,9 +11,8 @@ import shlex
 
 from pyinfra.api.host import Host
 
-from roles.node.act import Act, Ended, do
+from roles.node.act import Act, do
 from roles.node.plan import FileChange
-from roles.site.errors import StepError
 
 # Every file is staged beside its target (one file system, so that the rename is atomic), checked, synced;
 # only when all are ready are they moved. A full disk or a failed check therefore leaves the node as it was.
@@ -55,25 +54,25 @@ def put(host: Host, changes: list[FileChange], within: str = "") -> None:
     Raises:
         StepError: nothing was changed on the node, and why.
     """
+    acts, content = act(changes, within)
+    if acts:
+        do(host, *acts, stdin=content)
+
+
+def act(changes: list[FileChange], within: str = "") -> tuple[list[Act], str]:
+    """The act that installs `changes` (none when nothing differs), and what to feed to its standard input.
+
+    Arguments: as for `put`.
+    """
     if not changes:
-        return
-    installs, content = act(changes, within)
-    got = do(host, installs, stdin=content)
-    if not got.ok:
-        raise refused(got)
-
-
-def refused(got: Ended) -> StepError:
-    """What an operator is told when files were not installed."""
-    return StepError(f"the configuration was not installed: {got.stderr.strip()}")
-
-
-def act(changes: list[FileChange], within: str = "") -> tuple[Act, str]:
-    """The act that installs `changes`, and what to feed to its standard input. Arguments: as for `put`."""
+        return [], ""
     script, content = install(changes)
     files = {one.file.path: [one.found.sha256[:16] or "absent", one.file.sha256[:16]] for one in changes}
     command = f"sh -c {shlex.quote(within)} sh {shlex.quote(script)}" if within else script
-    return Act(command, "files installed", {"files": files}), content
+    one = Act(
+        command, "files installed", {"files": files}, lambda got: f"the configuration was not installed: {got.said}"
+    )
+    return [one], content
 
 
 def install(changes: list[FileChange]) -> tuple[str, str]:

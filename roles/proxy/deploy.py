@@ -7,6 +7,7 @@ import shlex
 from pyinfra.api.host import Host
 
 from roles.node import install, remote
+from roles.node.act import Act, do
 from roles.node.plan import FileChange
 from roles.proxy import facts
 from roles.proxy.render import CERTIFICATE, CONFIG, KEY, WEBROOT
@@ -35,24 +36,15 @@ systemctl reload-or-restart nginx.service || {{ journalctl -u nginx -n 5 --no-pa
 echo "$before" > {facts.STAMP}.new && mv {facts.STAMP}.new {facts.STAMP}"""
 
 
-def put(host: Host, changes: list[FileChange]) -> None:
-    """Install the files that differ.
+def apply(host: Host, changes: list[FileChange]) -> None:
+    """Install the files that differ, and make nginx read them; connections that are open stay open.
 
     Raises:
-        StepError: nothing was changed, and why.
+        StepError: nothing was changed, and why; or nginx's last lines.
     """
-    install.put(host, changes, _INSTALL)
-
-
-def load(host: Host) -> None:
-    """Make nginx read its files; connections that are open stay open.
-
-    Raises:
-        StepError: with nginx's last lines.
-    """
-    got = remote.run(host, _LOAD)
-    if not got.ok:
-        raise StepError(f"nginx could not be started or reloaded: {got.stderr.strip()}")
+    installs, content = install.act(changes, _INSTALL)
+    load = Act(_LOAD, told=lambda got: f"nginx could not be started or reloaded: {got.said}")
+    do(host, *installs, load, stdin=content)
 
 
 def certify(host: Host, name: str, settings: AcmeSettings) -> None:

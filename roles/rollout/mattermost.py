@@ -52,6 +52,8 @@ class MattermostRun:
     """The node as found; a string is the reason why it could not be read."""
     plan: MattermostPlan = field(default_factory=MattermostPlan)
     """What is to be done."""
+    proven: bool = False
+    """This run has seen that the application's role gets into its database from the node."""
 
     @property
     def settings(self) -> MattermostSettings:
@@ -175,6 +177,7 @@ class MattermostRun:
         if "postgresql-client" not in facts.absent(found):
             try:
                 proof = prove(self.server, wanted, self.database_password, self.database_ca)
+                self.proven = True
                 return Database(major=proof.major)
             except StepError as error:
                 why = str(error)

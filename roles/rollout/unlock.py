@@ -18,7 +18,7 @@ from roles.rollout.guard import option, strict
 from roles.rollout.outcome import outcome
 from roles.rollout.step import step
 from roles.site.current import current
-from roles.site.errors import RefusedError, StepError
+from roles.site.errors import RefusedError
 
 _HOLDERS = f"""\
 for fd in /proc/[0-9]*/fd/9; do
@@ -83,9 +83,13 @@ def unlock(run: Unlock) -> None:
     """Step: end the processes that hold the lock; the run that they belong to ends at its next step."""
 
     def act(host: Host) -> None:
-        got = do(host, Act(_BREAK, "lock broken", {"of": _words(run.holders[str(host.name)])}))
-        if not got.ok:
-            raise StepError("the lock is still held: somebody has taken it again. Look who, with unlock.py.")
+        broken = Act(
+            _BREAK,
+            "lock broken",
+            {"of": _words(run.holders[str(host.name)])},
+            told=lambda got: "the lock is still held: somebody has taken it again. Look who, with unlock.py.",
+        )
+        do(host, broken)
         outcome.end("changed", f"the lock is broken on {', '.join(run.holders)}")
 
     step(name="Break the lock", action=act if str(host.name) in run.holders else None)

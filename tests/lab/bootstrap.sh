@@ -8,6 +8,7 @@ need() { # command package why
 }
 need python3 python3 "the program runs on Python 3.11 or newer"
 need ruby ruby "gitlab.rb is Ruby: tests and the lab let real Ruby read what we write"
+need puma puma "the web server of GitLab's stand-in, for its own tests"
 need systemd-nspawn systemd-container "each node of the lab is a booted systemd machine"
 need mmdebstrap mmdebstrap "makes the root file system of the lab's nodes"
 need ip iproute2 "the lab's own network namespace"

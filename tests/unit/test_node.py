@@ -17,6 +17,7 @@ from roles.node.diff import MASK, masked_diff
 from roles.node.facts import FileState, Look, NodeState, parse
 from roles.node.install import install
 from roles.node.plan import changes
+from roles.site.errors import StepError
 
 USER = pwd.getpwuid(os.getuid()).pw_name
 GROUP = grp.getgrgid(os.getgid()).gr_name
@@ -263,8 +264,7 @@ def test_acts_are_done_in_turn_and_written_down(log, tmp_path):
         Act("cat > /dev/null"),
         Act(f"echo two; echo three > {tmp_path}/three", "last"),
     )
-    got = do(Screen(), *acts, stdin="one\ntwo\n")
-    assert (got.ok, got.failed, got.stdout) == (True, None, "one\ntwo\n")
+    assert do(Screen(), *acts, stdin="one\ntwo\n") == "one\ntwo\n"
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert [(line["what"], line["ok"]) for line in lines] == [("it's $(done) 한", True), ("last", True)]
     assert lines[0]["n"] == 1
@@ -272,12 +272,20 @@ def test_acts_are_done_in_turn_and_written_down(log, tmp_path):
     assert log.stat().st_mode & 0o777 == 0o600
 
 
+def told(number: int):
+    """Words of an act, from which a test sees whose they are and what it was told."""
+    return lambda got: f"{number}: {got.stdout.split()} {got.said}"
+
+
 def test_an_act_that_fails_ends_it_and_is_written_down(log, tmp_path):
     after = tmp_path / "after"
-    got = do(
-        Screen(), Act("echo a", "first"), Act("echo b; echo why >&2; exit 7", "second"), Act(f"touch {after}", "no")
+    acts = (
+        Act("echo a", "first", told=told(1)),
+        Act("echo b; echo why >&2; exit 7", "second", told=told(2)),
+        Act(f"touch {after}", "no", told=told(3)),
     )
-    assert (got.ok, got.failed, got.stdout.split(), got.stderr) == (False, 1, ["a", "b"], "why")
+    with pytest.raises(StepError, match=r"^2: \['a', 'b'\] why$"):
+        do(Screen(), *acts)
     assert [(line["what"], line["ok"]) for line in map(json.loads, log.read_text().splitlines())] == [
         ("first", True),
         ("second", False),
@@ -288,13 +296,12 @@ def test_an_act_that_fails_ends_it_and_is_written_down(log, tmp_path):
 def test_a_log_that_cannot_be_written_is_told_and_ends_nothing(log):
     log.parent.write_text("a file where the folder should be")
     screen = Screen()
-    got = do(screen, Act("echo done >&2", "it's done"), Act("false", "not done"))
-    assert (got.ok, got.failed) == (False, 1)
+    with pytest.raises(StepError, match=r"^2: \[\] done"):
+        do(screen, Act("echo done >&2", "it's done"), Act("false", "not done", told=told(2)))
     assert [line.partition(": ")[2] for line in screen.said] == ["it's done", "not done"]
-    assert "done" in got.stderr
 
 
 def test_a_connection_that_ends_says_nothing_about_what_was_done(monkeypatch):
     monkeypatch.setattr(remote, "run", lambda *a, **k: remote.Result(False, "", "the connection to x failed"))
-    got = do(Screen(), Act("true", "a"))
-    assert (got.ok, got.failed, got.stderr) == (False, None, "the connection to x failed")
+    with pytest.raises(StepError, match=r"^2: \[\] the connection to x failed$"):
+        do(Screen(), Act("true", "a", told=told(1)), Act("true", "b", told=told(2)))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +17,6 @@ import pytest
 
 from tests.lab.gitlab_standin.oauth_client import CALLBACK, App, Gitlab, password, running
 from tests.lab.gitlab_standin.test_standin import Node
-
-pytestmark = pytest.mark.skipif(
-    shutil.which("ruby") is None or shutil.which("puma") is None, reason="the stand-in needs ruby and puma"
-)
 
 
 @pytest.fixture(scope="module")
