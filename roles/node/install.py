@@ -44,17 +44,16 @@ stage() {
 """
 
 
-def put(host: Host, changes: list[FileChange], within: str = "") -> None:
+def put(host: Host, changes: list[FileChange]) -> None:
     """Install files on a node, and write that into its audit log.
 
     Args:
         changes: the files that differ; none: nothing is done.
-        within: a shell script that does it: what it has to run is its `$1`.
 
     Raises:
         StepError: nothing was changed on the node, and why.
     """
-    acts, content = act(changes, within)
+    acts, content = act(changes)
     if acts:
         do(host, *acts, stdin=content)
 
@@ -62,7 +61,9 @@ def put(host: Host, changes: list[FileChange], within: str = "") -> None:
 def act(changes: list[FileChange], within: str = "") -> tuple[list[Act], str]:
     """The act that installs `changes` (none when nothing differs), and what to feed to its standard input.
 
-    Arguments: as for `put`.
+    Args:
+        changes: the files that differ.
+        within: a shell script that does it: what it has to run is its `$1`.
     """
     if not changes:
         return [], ""
