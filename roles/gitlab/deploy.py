@@ -168,9 +168,8 @@ def change(host: Host, differing: list[FileChange], upgraded: bool = False) -> N
 
 
 def _failed(got: Failed) -> str:
-    lines = "\n".join(f"    {line}" for line in (got.stdout.strip() or got.said).splitlines()[-30:])
     return (
-        f"gitlab-ctl reconfigure failed. Its last lines:\n{lines}\n"
+        f"gitlab-ctl reconfigure failed. Its last lines:\n{got.lines}\n"
         f"  The whole is in {facts.STATE_DIR}/reconfigure.log on the node. Run again after the cure; "
         "the run goes on from here."
     )

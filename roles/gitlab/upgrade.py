@@ -186,12 +186,7 @@ def one(run: Run, host: Host) -> None:
 
 def _last(why: str) -> Callable[[Failed], str]:
     """`why`, and the last lines of what failed."""
-
-    def told(got: Failed) -> str:
-        lines = "\n".join(f"    {line}" for line in (got.stdout.strip() or got.said).splitlines()[-30:])
-        return f"{why}. Its last lines:\n{lines}\n  Run again after the cure."
-
-    return told
+    return lambda got: f"{why}. Its last lines:\n{got.lines}\n  Run again after the cure."
 
 
 def finish(run: Run) -> None:

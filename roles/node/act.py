@@ -25,6 +25,11 @@ class Failed:
     said: str = field(repr=False)
     """Standard error of it and of the acts before it, or why the command could not be run; trimmed."""
 
+    @property
+    def lines(self) -> str:
+        """The last thirty lines of standard output, or of standard error where that is empty; indented."""
+        return "\n".join(f"    {line}" for line in (self.stdout.strip() or self.said).splitlines()[-30:])
+
 
 @dataclass(frozen=True)
 class Act:
@@ -52,16 +57,13 @@ if [ $rc -ne 0 ]; then {bad}printf '\\nact {number}'; exit $rc; fi
 {good}"""
 
 
-def do(host: Host, *acts: Act, stdin: str = "", note: str | None = None) -> str:
+def do(host: Host, *acts: Act, stdin: str = "", note: str | None = None) -> None:
     """Do `acts` one after the other, as root when the site says `sudo`; print nothing of it.
 
     Args:
         acts: what is to be done; visible in the node's process list, so no secret may be in it.
         stdin: fed to them, each reads its part; may hold secrets.
         note: if given, a progress line with this text every fifteen seconds.
-
-    Returns:
-        their standard output.
 
     Raises:
         StepError: in the words of the act that failed; of the last one, when the connection ended.
@@ -72,7 +74,7 @@ def do(host: Host, *acts: Act, stdin: str = "", note: str | None = None) -> str:
         if line.startswith(_UNWRITTEN):  # a log that cannot be written (a full disk) ends no run
             host.log(f"not written into {audit.LOG}: {line.removeprefix(_UNWRITTEN)}")
     if got.ok:
-        return got.stdout
+        return
     stderr = "\n".join(line for line in lines if not line.startswith(_UNWRITTEN))
     last = re.search(r"\n?act (\d+)\Z", got.stdout)
     stdout = got.stdout[: last.start()] if last else got.stdout

@@ -50,6 +50,17 @@ def test_another_token_on_one_node_loses_mail_and_is_found_and_healed(healed: La
     healed.sound()
 
 
+def test_a_guard_that_systemd_has_read_otherwise_is_read_again(healed: LabSite) -> None:
+    timer = "/etc/systemd/system/pyinfra-mail-guard.timer"
+    healed.lab.sh("gitlab-2", f"sed -i 's/^OnUnitActiveSec=.*/OnUnitActiveSec=1h/' {timer}; systemctl daemon-reload")
+    show = "systemctl show -p TimersMonotonic -p NeedDaemonReload pyinfra-mail-guard.timer"
+    assert "OnUnitActiveUSec=1h" in healed.lab.sh("gitlab-2", show).stdout
+    healed.ok()
+    now = healed.lab.sh("gitlab-2", show).stdout
+    assert "OnUnitActiveUSec=1min" in now
+    assert "NeedDaemonReload=no" in now
+
+
 def test_other_secrets_of_the_package_are_never_overwritten(healed: LabSite) -> None:
     keys = 'ruby -rjson -e \'puts JSON.parse(File.read("/etc/gitlab/gitlab-secrets.json"))["gitlab_rails"].to_json\''
     before = {name: healed.lab.sh(name, keys).stdout for name in ("gitlab-1", "gitlab-2", "gitlab-3")}

@@ -260,11 +260,16 @@ def log(monkeypatch, tmp_path):
 def test_acts_are_done_in_turn_and_written_down(log, tmp_path):
     """Also with a script that changes the shell, and a word that a shell would take for its own."""
     acts = (
-        Act("read -r line; echo \"$line\"; set -eu; cd /; umask 777; trap '' 0; exit 0", "it's $(done) 한", {"n": 1}),
-        Act("cat > /dev/null"),
+        Act(
+            f"cd {tmp_path}; read -r l; echo $l > one; set -eu; umask 777; trap '' 0; exit 0",
+            "it's $(done) 한",
+            {"n": 1},
+        ),
+        Act(f"cat > {tmp_path}/rest"),
         Act(f"echo two; echo three > {tmp_path}/three", "last"),
     )
-    assert do(Screen(), *acts, stdin="one\ntwo\n") == "one\ntwo\n"
+    do(Screen(), *acts, stdin="one\ntwo\n")
+    assert [(tmp_path / name).read_text() for name in ("one", "rest", "three")] == ["one\n", "two\n", "three\n"]
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert [(line["what"], line["ok"]) for line in lines] == [("it's $(done) 한", True), ("last", True)]
     assert lines[0]["n"] == 1
