@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.lab.site import ROOT, LabSite, Result, broken
-from tests.lab.test_backup import Json, backups, census, people, saved
+from tests.lab.test_backup import Json, backups, census, last_run, people, saved
 from tests.lab.test_backup_kills import settled
 
 pytestmark = pytest.mark.lab
@@ -204,6 +204,70 @@ def test_a_repository_that_cannot_be_reached_any_more(saved: LabSite, people: li
     assert census(saved, people) == before
     saved.ok(deploy="backup")
     assert all(one["good"] for one in backups(saved)), "what does not count is gone"
+
+
+_BACKUP = "mattermost-backup.service"
+_TIMERS = f"systemctl start --no-block {_BACKUP}"
+"""What the timer does."""
+
+
+def ended_well(site: LabSite) -> None:
+    """The backup that the timer began is there, and whole."""
+    site.lab.sh("chat-1", f"while systemctl is-active {_BACKUP} | grep -q ing; do sleep 0.2; done")
+    assert site.lab.sh("chat-1", f"systemctl show -p Result --value {_BACKUP}").stdout.strip() == "success"
+    assert last_run(site)["result"] == "good"
+    assert backups(site)[-1] | {"good": True} == backups(site)[-1]
+
+
+def test_the_timers_backup_waits_for_a_restore(saved: LabSite, people: list[Json]) -> None:
+    """Neither spoils the other: the night's backup is taken of what was restored."""
+    before, newest = census(saved, people), last_run(saved)["started"]
+    with gate(saved, "/usr/bin/restic", "restore", 0.5, lambda: saved.lab.sh("chat-1", _TIMERS)):
+        saved.ok("--data", "replace=yes", deploy="restore")
+    ended_well(saved)
+    assert last_run(saved)["started"] > newest
+    assert census(saved, people) == before
+
+
+def test_a_backup_that_waited_for_a_restore_that_was_killed(saved: LabSite, people: list[Json]) -> None:
+    """What was there before is put back first: a half-restored server is no backup."""
+    before = census(saved, people)
+    kill = f"{_TIMERS}; until systemctl is-active {_BACKUP} | grep -q ing; do :; done; sleep 1; "
+    kill += "kill -9 $(systemctl show -p MainPID --value mattermost-restore)"
+    with gate(saved, "/usr/bin/restic", "restore", 0.5, lambda: saved.lab.sh("chat-1", kill)):
+        cannot_restore(saved, "killed")
+    ended_well(saved)
+    settled(saved)
+    said = saved.lab.sh("chat-1", f"journalctl -u {_BACKUP} -o cat --no-pager | tail -n 12").stdout
+    assert "wait for `mattermost-backup restore` (process" in said
+    assert census(saved, people) == before
+    saved.sound()
+
+
+# Another machine checks the repository, which locks it whole, and does not come to an end for hours.
+_ELSEWHERE = """\
+cd /usr/local/lib/mattermost-backup; unshare --uts python3 -c '
+import socket; from program import config, repository
+socket.sethostname("elsewhere")
+there = repository.Repository(config.load())
+there.options += ["--limit-download", "1"]
+there.run("check", "--read-data", what="elsewhere")' > /dev/null 2>&1 &
+timeout 60 sh -c 'until pgrep -f "[r]estic.*check --read-data"; do sleep 0.2; done'; sleep 3"""
+
+
+def test_a_backup_waits_for_another_host_that_uses_the_repository(saved: LabSite) -> None:
+    end = "pkill -INT -f '[r]estic.*check --read-data'"
+    wait = "timeout 60 sh -c 'until grep \"wait for another\" /run/mattermost-backup.progress; do sleep 0.1; done'; "
+    seen = []
+    healer = threading.Thread(target=lambda: seen.append(saved.lab.sh("chat-1", wait + end).stdout))
+    with broken(saved, "chat-1", _ELSEWHERE, f"{end}; true"):
+        saved.sound()  # who only asks is answered
+        healer.start()
+        result = saved.ok(deploy="backup")
+        healer.join()
+    assert "on elsewhere by root" in seen[0]
+    assert "wait for another host" in result.screen
+    ended_well(saved)
 
 
 def killed_command(site: LabSite, node: str, unit: str, phase: str, deploy: str, *flags: str) -> None:

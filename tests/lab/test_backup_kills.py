@@ -83,24 +83,29 @@ def test_a_backup_is_killed(saved: LabSite, phase: str) -> None:
 
 
 def test_two_commands_at_once_do_not_disturb_each_other(saved: LabSite) -> None:
-    """During a backup the repository's check, another backup and a restore are refused; the backup ends well."""
+    """During a backup the repository's check waits, a restore is refused, and a run of the site has what it needs."""
     newest = max(one["backup"] for one in backups(saved))
     script = """\
 systemctl start --no-block mattermost-backup
 until [ "$(cat /run/mattermost-backup.progress 2>/dev/null)" = "dump the database" ]; do :; done
 kill -STOP $(systemctl show -p MainPID --value mattermost-backup)
-systemctl start mattermost-backup-check; journalctl -u mattermost-backup-check -o cat --no-pager | tail -n 4
-mattermost-backup take; mattermost-backup restore
+systemctl start --no-block mattermost-backup-check
+mattermost-backup prepare; mattermost-backup restore
 systemctl start mattermost-restore; ls /var/lib/mattermost-backup
+systemctl is-active mattermost-backup mattermost-backup-check
 kill -CONT $(systemctl show -p MainPID --value mattermost-backup)
-while systemctl is-active mattermost-backup | grep -q ing; do sleep 0.2; done
-systemctl show -p Result --value mattermost-backup; systemctl reset-failed"""
+while systemctl is-active mattermost-backup mattermost-backup-check | grep -q ing; do sleep 0.2; done
+journalctl -u mattermost-backup-check -o cat --no-pager | tail -n 8
+systemctl show -p Result --value mattermost-backup mattermost-backup-check; systemctl reset-failed"""
     done = saved.lab.sh("chat-1", script, check=False)
-    said = done.stdout + done.stderr
-    assert said.count("mattermost-backup take` (process") == 3, said
+    assert '{"made": false}' in done.stdout
+    assert "mattermost-backup restore: `mattermost-backup take` (process" in done.stderr
     assert "staging" in done.stdout, "what the backup needs is still there"
-    assert done.stdout.split()[-1] == "success", said
+    assert done.stdout.count("activating") == 2, done.stdout
+    assert "wait for `mattermost-backup take` (process" in done.stdout
+    assert done.stdout.split()[-2:] == ["success", "success"], done.stdout + done.stderr
     assert max(one["backup"] for one in backups(saved)) > newest
+    saved.sound()
 
 
 def test_a_reboot_in_the_middle_of_a_restore(saved: LabSite, people: list[Json]) -> None:

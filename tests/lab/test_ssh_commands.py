@@ -64,7 +64,7 @@ def test_a_change_of_mattermost_nginx_and_the_backups(site: LabSite, tmp_path: P
     site.edit(
         ("    LogSettings: {", '    TeamSettings: {SiteName: "Counted"}\n    LogSettings: {'),
         ("  proxy:\n", "  proxy:\n    hsts: false\n"),
-        ("02:15:00", "02:16:00"),
+        ("02-29 02:15:00", "02-29 02:16:00"),
     )
     result, found, _ = executed(site, tmp_path, "site")
     assert result.code == 0, result.screen

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roles.backup.program import config, database, files, manifest, restore, state, take, versions
+from roles.backup.program import config, database, files, manifest, repository, restore, state, take, versions
 from roles.backup.program.config import Failure
 
 DUMP = b"""\
@@ -276,6 +278,58 @@ def test_two_commands_do_not_work_at_once(tmp_path, monkeypatch):
         pass
 
 
+def test_what_a_timer_starts_waits_for_who_works_now(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(config, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(config, "PROGRESS", progress := tmp_path / "progress")
+    seen = []
+
+    def work():
+        with config.locked(60):
+            seen.append("works")
+
+    timer = threading.Thread(target=work)
+    with config.locked():
+        timer.start()
+        while not (progress.exists() and progress.read_text()):
+            time.sleep(0.01)
+        assert progress.read_text().startswith("wait for `mattermost-backup ")
+        assert f"(process {os.getpid()})" in progress.read_text()
+        assert seen == []
+    timer.join()
+    assert seen == ["works"]
+    assert "wait for `mattermost-backup " in capsys.readouterr().out
+
+
+LOCKED = "repository is already locked by PID 7 on spare-1 by root (UID 0, GID 0)"
+
+
+def test_a_repository_that_another_host_has_locked_is_asked_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "PROGRESS", progress := tmp_path / "progress")
+    monkeypatch.setattr(repository, "PROGRESS", progress)
+    monkeypatch.setattr(repository, "_AGAIN", 0)
+    asked, told = [], []
+
+    def call(words, what, **_):
+        asked.append(words[1])
+        told.append(progress.read_text())
+        if words[1] == "tag" and asked.count("tag") < 3:
+            raise Failure(f"{what}: {LOCKED}")
+        return "done"
+
+    monkeypatch.setattr(repository, "call", call)
+    config.tell("count it")
+    where = SimpleNamespace(site="lab", repository="/srv", password="-", environment={}, ssh=None)
+    assert repository.Repository(where, 60).run("tag", what="the mark") == "done"
+    assert asked == ["tag", "unlock", "tag", "unlock", "tag"]
+    assert told[0] == "count it"
+    assert set(told[1:]) == {f"wait for another host: the mark: {LOCKED}"}
+    assert progress.read_text() == "count it", "the phase is told again"
+    asked.clear()
+    with pytest.raises(Failure, match="`restic unlock` on it, if it is gone"):
+        repository.Repository(where).run("tag", what="the mark")
+    assert asked == ["tag"], "who asks at a screen is answered at once"
+
+
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "x"
     config.write(path, "one")
@@ -312,7 +366,7 @@ def taking(tmp_path, monkeypatch):
     def make(read_back, stop=False):
         repo = Repo()
         called: list[list[str]] = []
-        monkeypatch.setattr(take, "Repository", lambda config: repo)
+        monkeypatch.setattr(take, "Repository", lambda config, patience: repo)
         for name, path in (("STAGING", tmp_path / "staging"), ("STOPPED", tmp_path / "stopped")):
             monkeypatch.setattr(take, name, path)
         monkeypatch.setattr(config, "PROGRESS", tmp_path / "progress")

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 from . import restore, state, take
-from .config import FOLDER, PROGRESS, Busy, Config, Failure, call, load, locked
+from .config import FOLDER, PATIENCE, PROGRESS, Busy, Config, Failure, call, load, locked
 from .repository import Repository
 
 COMMANDS = {
@@ -27,6 +27,9 @@ COMMANDS = {
     "settle": "put back what was there before a restore that did not come to its end, or end a drill",
     "stopped": "for systemd: a command has ended, in whichever way",
 }
+
+_PATIENCE = {"take": PATIENCE, "check": PATIENCE, "settle": 60}
+"""Seconds that a command waits for another one on this node."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -70,11 +73,13 @@ def _run(command: str, config: Config, as_json: bool) -> Any:
         return restore.look(config, json.load(sys.stdin))
     if command == "stopped":
         return _stopped()
-    with locked(wait=60 if command == "settle" else 0):
+    if command == "prepare":  # the repository is asked, and nothing on this node is touched
+        return {"made": Repository(config).prepare()}
+    with locked(_PATIENCE.get(command, 0)):
         try:
-            if command == "prepare":
-                return {"made": Repository(config).prepare()}
             if command == "take":
+                if restore.interrupted():  # killed while we waited for it: not what is to be kept
+                    restore.settle(config)
                 return take.take(config)
             if command == "check":
                 return _check(config)
@@ -88,7 +93,7 @@ def _run(command: str, config: Config, as_json: bool) -> Any:
 def _check(config: Config) -> None:
     started, reason = time.monotonic(), ""
     try:
-        repository = Repository(config)
+        repository = Repository(config, PATIENCE)
         repository.unlock()
         repository.check(config.read_data)
     except Failure as error:

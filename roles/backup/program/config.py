@@ -23,6 +23,8 @@ LOCK = Path("/run/mattermost-backup.lock")
 """Held by whichever command works. The kernel lets it go when the process ends, however that ends."""
 PROGRESS = Path("/run/mattermost-backup.progress")
 """The phase that a command is in, for whoever waits for it."""
+PATIENCE = 3 * 3600
+"""Seconds that what runs in a unit waits for others: a backup must not be lost because somebody restores meanwhile."""
 
 
 class Failure(Exception):
@@ -106,24 +108,28 @@ def locked(wait: float = 0) -> Iterator[None]:
     """Work alone.
 
     Args:
-        wait: seconds to wait for whoever works now.
+        wait: seconds to wait for whoever works now; whoever follows us is told.
 
     Raises:
         Busy: another command works.
     """
     deadline = time.monotonic() + wait
+    told = False
     with LOCK.open("a+") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
+                file.seek(0)
+                who = file.read().strip() or "another command"
                 if time.monotonic() >= deadline:
-                    file.seek(0)
-                    who = file.read().strip() or "another command"
                     raise Busy(
                         f"{who} works on this node now. Wait for its end (`journalctl -fu 'mattermost-*'`)."
                     ) from None
+                if not told:
+                    tell(f"wait for {who}", progress=not PROGRESS.exists())  # it may tell its own phase
+                    told = True
                 time.sleep(0.2)
         file.truncate(0)
         file.write(f"`mattermost-backup {' '.join(sys.argv[1:])}` (process {os.getpid()})")
@@ -203,6 +209,13 @@ def read(path: Path) -> Any:
         return None
 
 
+def tell(what: str, progress: bool = True) -> None:
+    """What is done now: to the journal, and to whoever follows the progress."""
+    print(f"{what} ...", flush=True)
+    if progress:
+        write(PROGRESS, what, 0o644)
+
+
 class Phases:
     """What is done one after the other, and how long it takes."""
 
@@ -213,9 +226,8 @@ class Phases:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """One of them; told to whoever waits, and to the journal."""
-        print(f"{name} ...", flush=True)
-        write(PROGRESS, name, 0o644)
+        """One of them; it is told."""
+        tell(name)
         began = time.monotonic()
         entry = {"name": name, "started": round(began - self._clock, 3), "seconds": 0.0, "ok": False}
         self.done.append(entry)

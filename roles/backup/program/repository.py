@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import tarfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from .config import Config, Failure, call, last_words
+from .config import PROGRESS, Config, Failure, call, last_words, tell
 from .files import free
 
 KIND = "mattermost"
@@ -21,6 +22,11 @@ KIND = "mattermost"
 GOOD = "good"
 """Tag of those that were read back and are whole. Only these count."""
 _BACKUP = "backup="
+_LOCKED = "already locked"
+_UNLOCKED = ("--no-lock",)
+"""For questions: they are answered while the repository is checked, which locks it whole (`restic help check`)."""
+_AGAIN = 5.0
+"""Seconds until a locked repository is asked again."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,14 @@ class Snapshot:
 class Repository:
     """The repository that the site file names."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, patience: float = 0) -> None:
+        """Nothing is asked yet.
+
+        Args:
+            config: names it.
+            patience: seconds to wait for another host that has locked it, such as a drill on a spare node.
+        """
+        self.patience = patience
         self.site = config.site
         self.environment = {
             "RESTIC_REPOSITORY": config.repository,
@@ -54,15 +67,27 @@ class Repository:
         self.options = _sftp(config)
 
     def run(self, *words: str, what: str, codes: Sequence[int] = (0,)) -> str:
-        """Run restic.
+        """Run restic. While another host has locked the repository, it is tried again.
 
         Raises:
             Failure: with restic's last words, and what to do where that is known.
         """
-        try:
-            return call(["restic", *self.options, *words], environment=self.environment, what=what, codes=codes)
-        except Failure as error:
-            raise Failure(f"{error}{_cure(str(error))}") from None
+        deadline, phase = time.monotonic() + self.patience, ""
+        while True:
+            try:
+                told = call(["restic", *self.options, *words], environment=self.environment, what=what, codes=codes)
+            except Failure as error:
+                if _LOCKED not in str(error) or time.monotonic() >= deadline:
+                    raise Failure(f"{error}{_cure(str(error))}") from None
+                if not phase:
+                    phase = PROGRESS.read_text()
+                    tell(f"wait for another host: {error}")
+                time.sleep(_AGAIN)
+                self.unlock()
+                continue
+            if phase:
+                tell(phase)
+            return told
 
     def prepare(self) -> bool:
         """Make the repository if there is none. Never done by a timer: one that has vanished must be noticed.
@@ -71,7 +96,7 @@ class Repository:
             True when it was made.
         """
         try:
-            self.run("cat", "config", what="the repository")
+            self.run("cat", "config", *_UNLOCKED, what="the repository")
             return False
         except Failure as error:
             absent = "exist" in str(error) or "no such file" in str(error)  # SFTP, S3, REST; a folder
@@ -81,12 +106,18 @@ class Repository:
         return True
 
     def unlock(self) -> None:
-        """Remove locks of processes that are gone (restic knows those of this host by their process id)."""
+        """Remove locks of processes that are gone.
+
+        restic knows those of this host by their process id, those of another host by their age (half an hour; whoever
+        works writes its lock anew).
+        """
         self.run("unlock", what="locks of the repository")
 
     def snapshots(self) -> list[Snapshot]:
         """Every backup of this site, oldest first; one that is there twice (a tag was being added) counts once."""
-        text = self.run("snapshots", "--json", "--tag", KIND, "--host", self.site, what="the list of backups")
+        text = self.run(
+            "snapshots", *_UNLOCKED, "--json", "--tag", KIND, "--host", self.site, what="the list of backups"
+        )
         found: dict[str, Snapshot] = {}
         for one in json.loads(text) or []:
             snapshot = _snapshot(one)
@@ -96,7 +127,7 @@ class Repository:
 
     def ids(self, backup: str) -> list[str]:
         """restic's ids of everything that carries this backup's id."""
-        words = ("snapshots", "--json", "--tag", f"{KIND},{_BACKUP}{backup}", "--host", self.site)
+        words = ("snapshots", *_UNLOCKED, "--json", "--tag", f"{KIND},{_BACKUP}{backup}", "--host", self.site)
         return [str(one["id"]) for one in json.loads(self.run(*words, what="the list of backups")) or []]
 
     def back_up(self, backup: str, moment: float, paths: Sequence[str], exclude: Path) -> dict[str, Any]:
@@ -138,7 +169,9 @@ class Repository:
     def check(self, subset: str) -> None:
         """Check the repository's structure, and read part of its data; then remove what nothing refers to."""
         words = [] if subset == "0%" else ["--read-data-subset", subset]
-        self.run("check", *words, what="the repository is damaged")
+        tell("check the repository")
+        self.run("check", *words, what="the repository cannot be checked, or is damaged")
+        tell("remove what no backup needs")
         self.run("prune", what="the removal of unused data")
 
     def restore(self, snapshot: str, target: Path) -> None:
@@ -147,7 +180,9 @@ class Repository:
 
     def read(self, snapshot: str, path: str) -> bytes:
         """One file of a snapshot."""
-        return self.run("dump", snapshot, path, what=f"{path} in the snapshot").encode(errors="surrogateescape")
+        return self.run("dump", *_UNLOCKED, snapshot, path, what=f"{path} in the snapshot").encode(
+            errors="surrogateescape"
+        )
 
     @contextmanager
     def members(self, snapshot: str) -> Iterator[Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]]:
@@ -242,7 +277,7 @@ def _cure(said: str) -> str:
         ("Host key verification failed", ". Check mattermost.backup.ssh.known_hosts"),
         ("Is there a repository", ". deploys/backup.py makes a new one"),
         ("no space left", ". Make room where the repository is"),
-        ("already locked", ". Another host works on the repository; `restic unlock` on it, if it is gone"),
+        (_LOCKED, ". Another host works on the repository; `restic unlock` on it, if it is gone"),
     ):
         if words.lower() in said.lower():
             return told

@@ -16,7 +16,7 @@ from typing import Any
 
 from . import database as db
 from . import files, manifest, server, take, versions
-from .config import FOLDER, Config, Failure, Phases, call, read, write
+from .config import FOLDER, PATIENCE, Config, Failure, Phases, call, read, write
 from .repository import Repository, Snapshot
 
 REQUEST = FOLDER / "request.json"
@@ -245,7 +245,7 @@ def _fetch(
         if not (home / "data").is_dir():
             raise Failure(f"there is no folder data in {request['files']}.")
         return {}, {}
-    repository = Repository(config)
+    repository = Repository(config, PATIENCE)
     found = chosen(repository, str(request["backup"]))
     target = aside / "snapshot"
     repository.restore(found.snapshot, target)

@@ -13,7 +13,7 @@ from typing import Any
 
 from . import database as db
 from . import files, manifest, state
-from .config import FOLDER, Config, Failure, Phases, call, write
+from .config import FOLDER, PATIENCE, Config, Failure, Phases, call, write
 from .repository import Repository, room
 
 STAGING = FOLDER / "staging"
@@ -57,7 +57,7 @@ def take(config: Config) -> dict[str, Any]:
 
 
 def _take(config: Config, phases: Phases, entry: dict[str, Any]) -> None:
-    repository = Repository(config)
+    repository = Repository(config, PATIENCE)
     tidy()
     with phases.phase("look"):
         repository.unlock()
