@@ -270,6 +270,20 @@ def test_a_backup_waits_for_another_host_that_uses_the_repository(saved: LabSite
     ended_well(saved)
 
 
+# As unattended-upgrades does at night.
+_DPKG = """\
+apt-get -qq remove -y restic > /dev/null 2>&1
+python3 -c '
+import fcntl, time; lock = open("/var/lib/dpkg/lock-frontend", "w"); fcntl.lockf(lock, fcntl.LOCK_EX)
+open("/run/dpkg.held", "w"); time.sleep(20)' > /dev/null 2>&1 &
+until [ -e /run/dpkg.held ]; do sleep 0.1; done"""
+
+
+def test_packages_wait_for_another_program_that_installs(saved: LabSite) -> None:
+    with broken(saved, "chat-1", _DPKG, "rm /run/dpkg.held"):
+        saved.ok(deploy="backup")
+
+
 def killed_command(site: LabSite, node: str, unit: str, phase: str, deploy: str, *flags: str) -> None:
     """An operator's own command dies (SIGKILL) while a unit on a node is in a phase."""
     site.lab.sh(node, "rm -f /run/mattermost-backup.progress")
