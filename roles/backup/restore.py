@@ -177,9 +177,11 @@ def lent(chat: MattermostRun, host: Host) -> Iterator[None]:
 
 
 def _settled(host: Host) -> bool:
-    """Nothing is to be put back on the node. Waits for what is being put back right now."""
+    """Nothing is to be put back on the node. Waits for what is being put back right now, if the node can be asked."""
     for _ in range(_PATIENCE):
         got = remote.run(host, f"{facts.OPEN.script}; echo seen")
+        if not got.ok:
+            return False
         if got.stdout.split() == ["seen"]:
             return True
         gevent.sleep(1)
@@ -188,7 +190,10 @@ def _settled(host: Host) -> bool:
 
 def _state_of(host: Host) -> str:
     """What an operator wants to know first after a failure."""
-    got = remote.run(host, f"systemctl is-active mattermost.service; ls {shlex.quote(STATE)}/journal.json 2>/dev/null")
+    script = f"systemctl is-active mattermost.service; ls {shlex.quote(STATE)}/journal.json 2>/dev/null; true"
+    got = remote.run(host, script)
+    if not got.ok:
+        return ". If it does not come to its end, mattermost-settle.service puts back what was there before."
     lines = got.stdout.split()
     if len(lines) > 1:
         return (

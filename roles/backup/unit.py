@@ -42,7 +42,7 @@ def follow(host: Host, unit: str) -> None:
         now = time.monotonic()
         unseen = 0 if active else unseen + 1
         if unseen > _PATIENCE:
-            raise StepError(f"the line to {host.name} was cut; {unit} goes on there. `mattermost-backup status` tells.")
+            raise StepError(f"the line to {host.name} was cut; {unit} goes on there (journalctl -fu {unit})")
         if phase and (phase != before or now - told > EVERY):
             host.log(f"{phase} ({now - started:.0f} s)")
             before, told = phase, now

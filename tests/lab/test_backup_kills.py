@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.lab import chat
-from tests.lab.site import LabSite
+from tests.lab.site import LabSite, Result
 from tests.lab.test_backup import Json, backups, census, people, saved
 from tests.lab.test_chat import login
 from tests.lab.test_mattermost import sql
@@ -113,13 +113,16 @@ def test_a_reboot_in_the_middle_of_a_restore(saved: LabSite, people: list[Json])
     saved.lab.sh("chat-1", "rm -f /run/mattermost-backup.progress")
     stop = Killer(saved, "mattermost-restore.service", "start the server, muted")
     stop.script = stop.script.replace("kill -9", "kill -STOP")
-    runs = threading.Thread(target=lambda: saved.run("--data", "replace=yes", deploy="restore"))
+    results: list[Result] = []
+    runs = threading.Thread(target=lambda: results.append(saved.run("--data", "replace=yes", deploy="restore")))
     stop.start()
     runs.start()
     stop.join()
     saved.lab.kill("chat-1")
     saved.lab.heal("chat-1")
     runs.join()
+    assert "the line to chat-1 was cut" in results[0].last_line
+    assert results[0].last_line.endswith("mattermost-settle.service puts back what was there before.")
     settled(saved)
     assert census(saved, people) == before
     saved.ok("--data", "replace=yes", deploy="restore")
