@@ -343,13 +343,15 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
 class Repo:
     """A repository that remembers what it is told."""
 
-    def __init__(self, fails=()):
+    def __init__(self):
         self.said: list[str] = []
-        self.fails = list(fails)
+        self.patience = config.PATIENCE
+        self.waited: dict[str, float] = {}
 
     def __getattr__(self, name):
         def tell(*words, **more):
             self.said.append(name)
+            self.waited[name] = self.patience
             if name == "snapshots":
                 backups = [one for one in ("bad", "now") if one == "bad" or "back_up" in self.said]
                 return [
@@ -424,11 +426,13 @@ def test_a_file_that_changes_is_read_again(taking):
 
 @pytest.mark.parametrize("answer", [None, Failure("no")])
 def test_a_server_that_was_stopped_is_started_again(taking, answer):
-    _, called, wanted = taking([answer], stop=True)
+    repo, called, wanted = taking([answer], stop=True)
     try:
         take.take(wanted)
     except Failure:
         assert answer
     words = [one[1] for one in called if one[0] == "systemctl"]
     assert words == ["stop", "start"]
+    assert repo.waited["back_up"] == 0, "the server does not stand still for another host's sake"
+    assert answer or repo.waited["mark_good"] == config.PATIENCE
     assert not take.STOPPED.exists()

@@ -66,6 +66,7 @@ def _take(config: Config, phases: Phases, entry: dict[str, Any]) -> None:
         _room(config)
     if config.stop:
         with phases.phase("stop the server"):
+            repository.patience = 0  # nobody's chat waits for another host
             STOPPED.touch()
             call(["systemctl", "stop", "mattermost.service"], what="Mattermost does not stop")
     with phases.phase("dump the database"):
@@ -83,6 +84,7 @@ def _take(config: Config, phases: Phases, entry: dict[str, Any]) -> None:
         if config.stop and STOPPED.exists():
             with phases.phase("start the server"):
                 resume()
+                repository.patience = PATIENCE
         try:
             with phases.phase("read back"):
                 read_back(repository, str(summary["snapshot_id"]), what)
