@@ -16,7 +16,7 @@ import pytest
 
 from tests.lab.site import ROOT, LabSite, Result, broken
 from tests.lab.test_backup import Json, backups, census, last_run, people, saved
-from tests.lab.test_backup_kills import settled
+from tests.lab.test_backup_kills import TIMER, ended_well, settled
 
 pytestmark = pytest.mark.lab
 REUSE = True
@@ -206,42 +206,14 @@ def test_a_repository_that_cannot_be_reached_any_more(saved: LabSite, people: li
     assert all(one["good"] for one in backups(saved)), "what does not count is gone"
 
 
-_BACKUP = "mattermost-backup.service"
-_TIMERS = f"systemctl start --no-block {_BACKUP}"
-"""What the timer does."""
-
-
-def ended_well(site: LabSite) -> None:
-    """The backup that the timer began is there, and whole."""
-    site.lab.sh("chat-1", f"while systemctl is-active {_BACKUP} | grep -q ing; do sleep 0.2; done")
-    assert site.lab.sh("chat-1", f"systemctl show -p Result --value {_BACKUP}").stdout.strip() == "success"
-    assert last_run(site)["result"] == "good"
-    assert backups(site)[-1] | {"good": True} == backups(site)[-1]
-
-
 def test_the_timers_backup_waits_for_a_restore(saved: LabSite, people: list[Json]) -> None:
     """Neither spoils the other: the night's backup is taken of what was restored."""
     before, newest = census(saved, people), last_run(saved)["started"]
-    with gate(saved, "/usr/bin/restic", "restore", 0.5, lambda: saved.lab.sh("chat-1", _TIMERS)):
+    with gate(saved, "/usr/bin/restic", "restore", 0.5, lambda: saved.lab.sh("chat-1", TIMER)):
         saved.ok("--data", "replace=yes", deploy="restore")
     ended_well(saved)
     assert last_run(saved)["started"] > newest
     assert census(saved, people) == before
-
-
-def test_a_backup_that_waited_for_a_restore_that_was_killed(saved: LabSite, people: list[Json]) -> None:
-    """What was there before is put back first: a half-restored server is no backup."""
-    before = census(saved, people)
-    kill = f"{_TIMERS}; until systemctl is-active {_BACKUP} | grep -q ing; do :; done; sleep 1; "
-    kill += "kill -9 $(systemctl show -p MainPID --value mattermost-restore)"
-    with gate(saved, "/usr/bin/restic", "restore", 0.5, lambda: saved.lab.sh("chat-1", kill)):
-        cannot_restore(saved, "killed")
-    ended_well(saved)
-    settled(saved)
-    said = saved.lab.sh("chat-1", f"journalctl -u {_BACKUP} -o cat --no-pager | tail -n 12").stdout
-    assert "wait for `mattermost-backup restore` (process" in said
-    assert census(saved, people) == before
-    saved.sound()
 
 
 # Another machine checks the repository, which locks it whole, and does not come to an end for hours.

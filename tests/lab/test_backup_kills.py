@@ -11,7 +11,7 @@ import pytest
 
 from tests.lab import chat
 from tests.lab.site import LabSite, Result
-from tests.lab.test_backup import Json, backups, census, people, saved
+from tests.lab.test_backup import Json, backups, census, last_run, people, saved
 from tests.lab.test_chat import login
 from tests.lab.test_mattermost import sql
 
@@ -38,13 +38,23 @@ until pid=$(systemctl show -p MainPID --value {unit}); [ "$pid" -gt 0 ]; do :; d
 until [ "$now" = "{phase}" ]; do read -r now 2>/dev/null < /run/mattermost-backup.progress; done
 kill -9 $pid"""
 
+TIMER = "systemctl start --no-block mattermost-backup.service"
+"""What the timer does."""
+
 
 class Killer(threading.Thread):
     """Waits on the node for a phase of a unit, and kills it there."""
 
-    def __init__(self, site: LabSite, unit: str, phase: str) -> None:
+    def __init__(self, site: LabSite, unit: str, phase: str, meanwhile: str = "") -> None:
+        """Nothing is waited for yet.
+
+        Args:
+            meanwhile: commands that run there while the program stands still, before it is killed.
+        """
         super().__init__()
         self.site, self.script = site, _KILLER.format(unit=unit, phase=phase)
+        if meanwhile:
+            self.script = self.script.replace("kill -9", f"kill -STOP $pid; {meanwhile}; kill -9")
         self.done: subprocess.CompletedProcess[str] | None = None
 
     def run(self) -> None:
@@ -52,10 +62,10 @@ class Killer(threading.Thread):
         self.done = self.site.lab.sh("chat-1", f"timeout 60 sh -c '{self.script}'", check=False)
 
 
-def killed(site: LabSite, unit: str, phase: str, deploy: str, *flags: str) -> Any:
+def killed(site: LabSite, unit: str, phase: str, deploy: str, *flags: str, meanwhile: str = "") -> Any:
     """Run a deploy whose program is killed on the node in a phase."""
     site.lab.sh("chat-1", "rm -f /run/mattermost-backup.progress")
-    killer = Killer(site, unit, phase)
+    killer = Killer(site, unit, phase, meanwhile)
     killer.start()
     result = site.run(*flags, deploy=deploy)
     killer.join()
@@ -158,3 +168,36 @@ def test_a_restore_is_killed(saved: LabSite, people: list[Json], phase: str) -> 
             "db-1", "runuser -u postgres -- psql -XAt -c 'SELECT rolname FROM pg_roles WHERE rolcreatedb'"
         )
         assert sorted(rows.stdout.split()) == ["dba", "postgres"]
+
+
+def ended_well(site: LabSite) -> None:
+    """The backup that the timer began is there, and whole."""
+    unit = "mattermost-backup.service"
+    site.lab.sh("chat-1", f"while systemctl is-active {unit} | grep -q ing; do sleep 0.2; done")
+    assert site.lab.sh("chat-1", f"systemctl show -p Result --value {unit}").stdout.strip() == "success"
+    assert last_run(site)["result"] == "good"
+    assert backups(site)[-1] | {"good": True} == backups(site)[-1]
+
+
+def test_a_backup_that_waited_for_a_restore_that_was_killed(saved: LabSite, people: list[Json]) -> None:
+    """What was there before is put back first: a half-restored server is no backup."""
+    chat.use(saved.lab, "write", **login(people[0]), seconds=1)
+    before, (posts,) = census(saved, people), sql(saved, "SELECT count(*) FROM posts WHERE deleteat = 0")
+    newest = last_run(saved)
+    assert newest["posts"] < int(posts), "the restored server would have fewer"
+    waits = (
+        f"{TIMER}; until grep -q take /proc/$(systemctl show -p MainPID --value mattermost-backup)/cmdline; do :; done"
+    )
+    result = killed(
+        *(saved, "mattermost-restore.service", "start the server, muted", "restore", "--data", "replace=yes"),
+        meanwhile=f"{waits}; sleep 1",
+    )
+    assert "killed" in result.last_line
+    ended_well(saved)
+    settled(saved)
+    assert last_run(saved)["started"] > newest["started"]
+    assert last_run(saved)["posts"] == int(posts)
+    said = saved.lab.sh("chat-1", "journalctl -u mattermost-backup -o cat --no-pager | tail -n 12").stdout
+    assert "wait for `mattermost-backup restore` (process" in said
+    assert census(saved, people) == before
+    saved.sound()

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roles.backup.program import config, database, files, manifest, repository, restore, state, take, versions
+from roles.backup.program import cli, config, database, files, manifest, repository, restore, state, take, versions
 from roles.backup.program.config import Failure
 
 DUMP = b"""\
@@ -298,6 +298,18 @@ def test_what_a_timer_starts_waits_for_who_works_now(tmp_path, monkeypatch, caps
     timer.join()
     assert seen == ["works"]
     assert "wait for `mattermost-backup " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("open_", "done"), [(True, ["settle", "take"]), (False, ["take"])])
+def test_a_restore_that_was_killed_is_settled_before_a_backup(tmp_path, monkeypatch, open_, done):
+    monkeypatch.setattr(config, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(cli, "PROGRESS", tmp_path / "progress")
+    did: list[str] = []
+    monkeypatch.setattr(restore, "interrupted", lambda: open_)
+    monkeypatch.setattr(restore, "settle", lambda config: did.append("settle"))
+    monkeypatch.setattr(take, "take", lambda config: did.append("take"))
+    cli._run("take", SimpleNamespace(), as_json=False)
+    assert did == done
 
 
 LOCKED = "repository is already locked by PID 7 on spare-1 by root (UID 0, GID 0)"
